@@ -1,0 +1,63 @@
+# Every target works from a clean checkout: `make run` and `make test` call `make setup` first, which does nothing twice.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+
+PYTHON ?= python3
+# cpu: PyTorch's CPU build (a laptop, CI). cuda: the build with CUDA (a GPU machine; several GB).
+TORCH ?= cpu
+# Settings of `make run`, see README.md.
+DATA ?=
+LANG_IN ?=
+ONCE ?=
+STAGE ?= prod
+
+VENV := .venv
+BIN := $(VENV)/bin
+TORCH_VERSION := 2.13.0
+
+ifeq ($(TORCH)-$(shell uname -s),cpu-Linux)
+  TORCH_INSTALL := "torch==$(TORCH_VERSION)+cpu" --retries 1 --timeout 60 --extra-index-url https://download.pytorch.org/whl/cpu
+else
+  TORCH_INSTALL := "torch==$(TORCH_VERSION)"
+endif
+
+.DEFAULT_GOAL := help
+.PHONY: help setup run test test-slow synth lint clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 16
+
+setup: $(VENV)/.ready node_modules/.ready  ## create .venv and node_modules with everything pinned (TORCH=cpu|cuda)
+
+$(VENV)/.ready: pyproject.toml constraints.txt Makefile
+	@case "$(TORCH)" in cpu|cuda) ;; *) echo "TORCH must be cpu or cuda, not '$(TORCH)'" >&2; exit 2;; esac
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; (3, 11) <= v < (3, 14) or sys.exit(f"ko-reranker needs Python 3.11 to 3.13 and {sys.executable} is {v[0]}.{v[1]}: name another, as in: make setup PYTHON=python3.12")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps $(TORCH_INSTALL)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[cdk,local,dev]"
+	@touch $@
+
+node_modules/.ready: package.json package-lock.json
+	@command -v npm >/dev/null || { echo "Node.js 20 or newer (with npm) is needed for the AWS CDK command line: https://nodejs.org" >&2; exit 2; }
+	npm ci --silent --no-audit --no-fund
+	@touch $@
+
+run: setup  ## the whole stack on this machine: deploy, retrain, release, answer, serve (ONCE=1, DATA=, LANG_IN=)
+	@$(BIN)/ko-reranker local run $(if $(ONCE),--once) $(if $(DATA),--data "$(DATA)") $(if $(LANG_IN),--source-language "$(LANG_IN)")
+
+test: setup  ## the test suite, the end-to-end run included
+	$(BIN)/python -m pytest -m "not slow"
+
+test-slow: setup  ## tests that take minutes, such as removing one permission at a time
+	$(BIN)/python -m pytest -m slow
+
+synth: setup  ## write the CloudFormation templates to cdk.out (STAGE=local|dev|prod)
+	npx --no-install cdk synth --quiet --context stage=$(STAGE)
+	@echo "templates of stage $(STAGE): cdk.out/"
+
+lint: setup  ## ruff, cfn-lint and the state-machine validator
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+clean:  ## remove what setup, synth and run made
+	rm -rf $(VENV) node_modules cdk.out .local build

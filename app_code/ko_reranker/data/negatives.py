@@ -1,0 +1,34 @@
+"""Random negatives: the filling for records that came without any."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Sequence
+
+from ko_reranker.data.records import TrainingRecord
+
+
+def fill_negatives(record: TrainingRecord, passages: Sequence[str], count: int, seed: int) -> TrainingRecord:
+    """Top a record's negatives up to ``count`` with random passages that are neither its positives nor its negatives.
+
+    The draw depends on the record's own query and the seed, so that it is the same whatever order records come in.
+    Fewer than ``count`` come back only where the passages run out.
+    """
+    missing = count - len(record.negatives)
+    if missing <= 0 or not passages:
+        return record
+    # Not for secrecy: a stable, order-free draw.
+    draw = random.Random(hashlib.sha256(f"{seed}\n{record.query}".encode()).digest())  # noqa: S311
+    taken = {*record.positives, *record.negatives}
+    chosen: list[str] = []
+    candidates = range(len(passages))
+    # Oversample once instead of shuffling the whole corpus: at most this many draws can be taken already.
+    for index in draw.sample(candidates, min(len(candidates), missing + len(taken) + 16)):
+        passage = passages[index]
+        if passage not in taken:
+            taken.add(passage)
+            chosen.append(passage)
+        if len(chosen) == missing:
+            break
+    return record.with_negatives(record.negatives + tuple(chosen))

@@ -1,0 +1,137 @@
+"""The training record: one query, its positives, its negatives.
+
+One JSON object a line, UTF-8: ``{"query": str, "pos": [str, …], "neg": [str, …]}`` with at least one positive, optionally
+``id`` (str), ``pos_scores`` and ``neg_scores`` (a teacher's scores, one per passage). Other keys are carried through.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+_OWN_KEYS = frozenset({"id", "query", "pos", "neg", "pos_scores", "neg_scores"})
+
+
+class RecordError(ValueError):
+    """A record that breaks the contract.
+
+    Attributes:
+        field: the offending field, for example ``pos[0]``.
+        reason: what is wrong with it, in words.
+    """
+
+    def __init__(self, field: str, reason: str) -> None:
+        super().__init__(f"{field}: {reason}")
+        self.field = field
+        self.reason = reason
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingRecord:
+    """A query with its positive and negative passages.
+
+    Attributes:
+        query: the question, never blank.
+        positives: passages that answer it, at least one, none blank.
+        negatives: passages that do not; may be empty.
+        id: the caller's name for the record, or None.
+        positive_scores: a teacher's relevance scores, one per positive, or None.
+        negative_scores: a teacher's relevance scores, one per negative, or None.
+        extra: every other key of the source object, unchanged.
+    """
+
+    query: str
+    positives: tuple[str, ...]
+    negatives: tuple[str, ...] = ()
+    id: str | None = None
+    positive_scores: tuple[float, ...] | None = None
+    negative_scores: tuple[float, ...] | None = None
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    def texts(self) -> Iterator[str]:
+        """Yield the query, then every positive, then every negative."""
+        yield self.query
+        yield from self.positives
+        yield from self.negatives
+
+    def with_negatives(self, negatives: tuple[str, ...]) -> TrainingRecord:
+        """Return the record with other negatives; a teacher's scores for the old ones are dropped with them."""
+        return replace(self, negatives=negatives, negative_scores=None)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the object of the wire format, own keys first."""
+        row: dict[str, Any] = {} if self.id is None else {"id": self.id}
+        row |= {"query": self.query, "pos": list(self.positives), "neg": list(self.negatives)}
+        if self.positive_scores is not None:
+            row["pos_scores"] = list(self.positive_scores)
+        if self.negative_scores is not None:
+            row["neg_scores"] = list(self.negative_scores)
+        return row | self.extra
+
+
+def parse_record(row: Any) -> TrainingRecord:
+    """Turn a decoded JSON value into a record.
+
+    Raises:
+        RecordError: naming the field and what is wrong with it.
+    """
+    if not isinstance(row, dict):
+        raise RecordError("record", f"must be a JSON object, is {_kind(row)}")
+    record_id = row.get("id")
+    if record_id is not None and not isinstance(record_id, (str, int)):
+        raise RecordError("id", f"must be a string, is {_kind(record_id)}")
+    positives = _texts(row, "pos", at_least_one=True)
+    negatives = _texts(row, "neg", at_least_one=False)
+    return TrainingRecord(
+        query=_text(row.get("query"), "query"),
+        positives=positives,
+        negatives=negatives,
+        id=None if record_id is None else str(record_id),
+        positive_scores=_scores(row, "pos_scores", len(positives)),
+        negative_scores=_scores(row, "neg_scores", len(negatives)),
+        extra={key: value for key, value in row.items() if key not in _OWN_KEYS},
+    )
+
+
+def _text(value: Any, where: str) -> str:
+    if value is None:
+        raise RecordError(where, "is missing")
+    if not isinstance(value, str):
+        raise RecordError(where, f"must be a string, is {_kind(value)}")
+    if not value.strip():
+        raise RecordError(where, "is blank")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise RecordError(where, f"holds a lone surrogate at character {error.start}") from None
+    return value
+
+
+def _texts(row: dict[str, Any], key: str, *, at_least_one: bool) -> tuple[str, ...]:
+    values = row.get(key)
+    if values is None:
+        values = []
+    if not isinstance(values, list):
+        raise RecordError(key, f"must be a list of strings, is {_kind(values)}")
+    if at_least_one and not values:
+        raise RecordError(key, "needs at least one passage")
+    return tuple(_text(value, f"{key}[{index}]") for index, value in enumerate(values))
+
+
+def _scores(row: dict[str, Any], key: str, count: int) -> tuple[float, ...] | None:
+    values = row.get(key)
+    if values is None:
+        return None
+    if not isinstance(values, list) or len(values) != count:
+        raise RecordError(key, f"must be a list of {count} numbers, one per passage")
+    for index, value in enumerate(values):
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+            raise RecordError(f"{key}[{index}]", "must be a finite number")
+    return tuple(float(value) for value in values)
+
+
+def _kind(value: Any) -> str:
+    names = {dict: "an object", list: "a list", str: "a string", bool: "a boolean", int: "a number", float: "a number"}
+    return names.get(type(value), "null")
