@@ -1,0 +1,91 @@
+"""The data bucket as the pipeline uses it: list, stream, read and write by key."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ko_reranker.data.errors import PipelineError
+from ko_reranker.data.jsonl import SUFFIXES, read_lines, read_records
+from ko_reranker.data.records import RecordError, TrainingRecord
+
+
+@dataclass(frozen=True, slots=True)
+class StoredObject:
+    """An object of the bucket.
+
+    Attributes:
+        key: its key.
+        size: bytes as stored.
+        etag: its entity tag, which changes with its content.
+    """
+
+    key: str
+    size: int
+    etag: str
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """One bucket.
+
+    Args:
+        client: a boto3 ``s3`` client.
+        bucket: the bucket's name.
+    """
+
+    client: Any
+    bucket: str
+
+    def uri(self, key: str) -> str:
+        return f"s3://{self.bucket}/{key}"
+
+    def list(self, prefix: str) -> Iterator[StoredObject]:
+        """Yield the objects under a prefix in key order."""
+        for page in self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=prefix):
+            for item in page.get("Contents", ()):
+                yield StoredObject(item["Key"], item["Size"], item["ETag"].strip('"'))
+
+    def datasets(self, prefix: str) -> list[StoredObject]:
+        """Return the JSON Lines objects under a prefix.
+
+        Raises:
+            PipelineError: when there is none.
+        """
+        found = [item for item in self.list(prefix) if item.key.endswith(SUFFIXES)]
+        if not found:
+            raise PipelineError(
+                f"no .jsonl or .jsonl.gz object under {self.uri(prefix)}: upload training records there, "
+                "or name another dataset in the input"
+            )
+        return found
+
+    def records(self, key: str) -> Iterator[tuple[int, TrainingRecord | RecordError]]:
+        """Stream the records of an object; see `ko_reranker.data.jsonl.read_records`."""
+        yield from read_records(self._body(key), key)
+
+    def rows(self, key: str) -> Iterator[Any]:
+        """Stream the objects of a JSON Lines object that the pipeline itself wrote."""
+        for _, line in read_lines(self._body(key), key):
+            yield json.loads(line)
+
+    def read_json(self, key: str) -> Any:
+        return json.loads(self._body(key).read())
+
+    def write_json(self, key: str, value: Any) -> None:
+        body = json.dumps(value, ensure_ascii=False, indent=2).encode()
+        self.client.put_object(Bucket=self.bucket, Key=key, Body=body, ContentType="application/json")
+
+    def upload(self, path: Path, key: str) -> None:
+        self.client.upload_file(str(path), self.bucket, key)
+
+    def delete(self, prefix: str) -> None:
+        """Delete what lies under a prefix of a run (the bucket keeps versions)."""
+        for item in self.list(prefix):
+            self.client.delete_object(Bucket=self.bucket, Key=item.key)
+
+    def _body(self, key: str) -> Any:
+        return self.client.get_object(Bucket=self.bucket, Key=key)["Body"]

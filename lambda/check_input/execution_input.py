@@ -1,0 +1,207 @@
+"""The input of the retraining state machine: every field is optional, checked, and echoed with its resolved value."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import Any
+
+from ko_reranker.data.errors import PipelineError
+
+# SageMaker names are at most 63 characters; the job adds a prefix and its attempt to the run's name.
+_RUN_LENGTH = 36
+_LANGUAGE = re.compile(r"[a-z]{2}(-[A-Z]{2})?")
+_DATASET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_INSTANCE_TYPE = re.compile(r"ml\.[a-z0-9-]+\.[a-z0-9]+")
+
+
+@dataclass(frozen=True, slots=True)
+class Defaults:
+    """What a field is when the input leaves it out, and what the stage fixes; from the settings in cdk.json.
+
+    Attributes:
+        bucket: the data bucket, which `base_model` may name as ``{data_bucket}``.
+        job_name_prefix: begins every job's name, so that IAM can tell them apart.
+        recipes: the recipes in the image.
+        max_training_hours: the longest a training job may run.
+        max_instances: the most training instances an input may ask for.
+    """
+
+    bucket: str
+    job_name_prefix: str
+    recipes: tuple[str, ...]
+    max_training_hours: float
+    max_instances: int
+    dev_fraction: float
+    max_rejected_fraction: float
+    dataset: str
+    source_language: str
+    target_language: str
+    max_translation_usd: float
+    formality: str | None
+    terminology: str | None
+    recipe: str
+    base_model: str
+    instance_type: str
+    instance_count: int
+    use_spot: bool
+    mine_negatives: bool
+    approval: str
+
+    @classmethod
+    def from_json(cls, row: dict[str, Any]) -> Defaults:
+        return cls(**{**{field.name: row[field.name] for field in fields(cls)}, "recipes": tuple(row["recipes"])})
+
+
+def resolve(given: Any, execution: str, defaults: Defaults) -> dict[str, Any]:
+    """Return the request that every later state reads.
+
+    Args:
+        given: the execution input, ``{}`` for all defaults.
+        execution: the execution's name, from which the run takes its own.
+        defaults: the stage's defaults.
+
+    Raises:
+        PipelineError: naming every field that is wrong, at once.
+    """
+    if not isinstance(given, dict):
+        raise PipelineError("the execution input must be a JSON object, for example {}")
+    problems: list[str] = []
+    unknown = sorted(set(given) - set(_CHECKS))
+    if unknown:
+        problems.append(f"unknown field {', '.join(unknown)} (known: {', '.join(sorted(_CHECKS))})")
+    request: dict[str, Any] = {}
+    for name, check in _CHECKS.items():
+        value = given.get(name)
+        if value is None:
+            value = getattr(defaults, name, _FIXED_DEFAULTS.get(name))
+        try:
+            request[name] = None if value is None else check(value)
+        except ValueError as error:
+            problems.append(f"{name} {error}")
+    if not problems:
+        problems += _together(request, defaults)
+    if problems:
+        raise PipelineError("the execution input is not valid: " + "; ".join(problems))
+    run = run_name(execution)
+    request["base_model"] = request["base_model"].replace("{data_bucket}", defaults.bucket)
+    return request | {
+        "run": run,
+        "prefix": f"runs/{run}",
+        "job_name": f"{defaults.job_name_prefix}{run}",
+        "translate": request["source_language"] != request["target_language"],
+        "dev_fraction": defaults.dev_fraction,
+        "max_rejected_fraction": defaults.max_rejected_fraction,
+        # SageMaker wants strings; the recipe and the model to start from are hyperparameters like the rest.
+        "hyperparameters": {
+            **request["hyperparameters"],
+            "recipe": request["recipe"],
+            "base_model": request["base_model"],
+        },
+        "stopping_condition": _stopping_condition(defaults.max_training_hours, request["use_spot"]),
+    }
+
+
+def run_name(execution: str) -> str:
+    """Return a name of at most 36 characters, letters, digits and single hyphens, that stands for the execution alone."""
+    name = re.sub(r"[^A-Za-z0-9]+", "-", execution).strip("-")
+    if name == execution and len(name) <= _RUN_LENGTH:
+        return name
+    digest = hashlib.sha256(execution.encode()).hexdigest()[:8]
+    return f"{name[: _RUN_LENGTH - 9].rstrip('-')}-{digest}".lstrip("-")
+
+
+def _stopping_condition(hours: float, use_spot: bool) -> dict[str, int]:
+    seconds = int(hours * 3600)
+    # With spot instances SageMaker also wants to know how long it may wait for capacity; without them it refuses the field.
+    return {"MaxRuntimeInSeconds": seconds} | ({"MaxWaitTimeInSeconds": 2 * seconds} if use_spot else {})
+
+
+def _together(request: dict[str, Any], defaults: Defaults) -> list[str]:
+    problems = []
+    if request["recipe"] not in defaults.recipes:
+        problems.append(f"recipe must be one of {', '.join(defaults.recipes)}, is {request['recipe']!r}")
+    if request["instance_count"] > defaults.max_instances:
+        problems.append(f"instance_count must be at most {defaults.max_instances} (training.max_instances in cdk.json)")
+    clash = sorted({"recipe", "base_model"} & set(request["hyperparameters"]))
+    if clash:
+        problems.append(f"{', '.join(clash)} belongs in the input itself, not in hyperparameters")
+    return problems
+
+
+def _matching(pattern: re.Pattern[str], example: str) -> Callable[[Any], str]:
+    def check(value: Any) -> str:
+        if not isinstance(value, str) or not pattern.fullmatch(value):
+            raise ValueError(f"must look like {example}, is {value!r}")
+        return value
+
+    return check
+
+
+def _one_of(*allowed: str) -> Callable[[Any], str]:
+    def check(value: Any) -> str:
+        if value not in allowed:
+            raise ValueError(f"must be one of {', '.join(allowed)}, is {value!r}")
+        return value
+
+    return check
+
+
+def _boolean(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError(f"must be true or false, is {value!r}")
+    return value
+
+
+def _dollars(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1_000_000:
+        raise ValueError(f"must be a number of US dollars from 0 to 1000000, is {value!r}")
+    return float(value)
+
+
+def _count(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"must be a whole number of at least 1, is {value!r}")
+    return value
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise ValueError(f"must be a string, is {value!r}")
+    return value.strip()
+
+
+def _hyperparameters(value: Any) -> dict[str, str]:
+    if not isinstance(value, dict):
+        raise ValueError("must be an object of names and values")
+    strings = {}
+    for name, item in value.items():
+        if isinstance(item, bool):
+            item = "true" if item else "false"
+        if not isinstance(item, (str, int, float)):
+            raise ValueError(f"holds {name}, which must be a string, a number or a boolean")
+        strings[name] = str(item)
+    return strings
+
+
+_FIXED_DEFAULTS: dict[str, Any] = {"dry_run": False, "hyperparameters": {}}
+
+_CHECKS: dict[str, Callable[[Any], Any]] = {
+    "dataset": _matching(_DATASET, "msmarco-2024 (a folder under raw/)"),
+    "source_language": _matching(_LANGUAGE, "en"),
+    "target_language": _matching(_LANGUAGE, "ko"),
+    "max_translation_usd": _dollars,
+    "dry_run": _boolean,
+    "formality": _one_of("FORMAL", "INFORMAL"),
+    "terminology": _text,
+    "recipe": _text,
+    "base_model": _text,
+    "hyperparameters": _hyperparameters,
+    "instance_type": _matching(_INSTANCE_TYPE, "ml.g5.12xlarge"),
+    "instance_count": _count,
+    "use_spot": _boolean,
+    "mine_negatives": _boolean,
+    "approval": _one_of("manual", "automatic"),
+}

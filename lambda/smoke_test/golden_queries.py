@@ -1,0 +1,70 @@
+"""The smoke test of a release: the endpoint must answer golden queries as the candidate did in its evaluation.
+
+Scores are absolute and the same on every machine up to rounding, so agreement shows that the endpoint serves the very model
+that was asked for, not only that something answers.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+from urllib.parse import urlsplit
+
+from ko_reranker.data.errors import PipelineError
+
+# Half precision on a GPU against fp32 in an evaluation: sigmoid scores differ in the third digit.
+TOLERANCE = 0.02
+# For a model that came with no golden queries: that it answers in form.
+_ANY = {
+    "query": "서울에서 부산까지 기차로 얼마나 걸리나요?",
+    "documents": [
+        "KTX로 서울에서 부산까지 두 시간 반쯤 걸린다.",
+        "김치는 배추를 소금에 절여 담근다.",
+        "제주도는 화산섬이다.",
+    ],
+}
+
+
+def check_endpoint(endpoint: str, golden_uri: str | None, s3: Any, runtime: Any) -> dict[str, Any]:
+    """Ask every golden query and compare.
+
+    Args:
+        endpoint: the endpoint's name.
+        golden_uri: the S3 URI of a ``golden.json``, or None or an empty string for a model without one.
+
+    Returns:
+        ``queries`` asked and ``max_difference``, the largest difference of a score (0 to 1) from the golden one.
+
+    Raises:
+        PipelineError: naming the query's number and what was wrong with the answer.
+    """
+    queries = [_ANY]
+    if golden_uri:
+        parts = urlsplit(golden_uri)
+        body = s3.get_object(Bucket=parts.netloc, Key=parts.path.lstrip("/"))["Body"].read()
+        queries = json.loads(body)["queries"]
+    worst = 0.0
+    for number, golden in enumerate(queries):
+        scores = _ask(endpoint, golden, number, runtime)
+        for index, expected in enumerate(golden.get("scores", ())):
+            difference = abs(scores[index] - expected)
+            worst = max(worst, difference)
+            if difference > TOLERANCE:
+                raise PipelineError(
+                    f"golden query {number}: document {index} scores {scores[index]:.4f}, and {expected:.4f} in the evaluation: "
+                    "the endpoint does not serve the model that was asked for"
+                )
+    return {"queries": len(queries), "max_difference": round(worst, 6)}
+
+
+def _ask(endpoint: str, golden: dict[str, Any], number: int, runtime: Any) -> dict[int, float]:
+    body = json.dumps({"query": golden["query"], "documents": golden["documents"]}, ensure_ascii=False).encode()
+    answer = runtime.invoke_endpoint(EndpointName=endpoint, ContentType="application/json", Body=body)
+    results = json.loads(answer["Body"].read()).get("results", [])
+    scores = {item["index"]: item["relevance_score"] for item in results}
+    if sorted(scores) != list(range(len(golden["documents"]))) or not all(map(math.isfinite, scores.values())):
+        raise PipelineError(
+            f"golden query {number}: the endpoint answered {len(results)} results for {len(golden['documents'])} documents"
+        )
+    return scores
