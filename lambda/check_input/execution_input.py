@@ -10,8 +10,8 @@ from typing import Any
 
 from ko_reranker.data.errors import PipelineError
 
-# SageMaker names are at most 63 characters; the job adds a prefix and its attempt to the run's name.
-_RUN_LENGTH = 36
+# SageMaker names are at most 63 characters, and a job adds at most nine (-eval-0-0) to its run's name.
+_JOB_NAME_LENGTH = 54
 _LANGUAGE = re.compile(r"[a-z]{2}(-[A-Z]{2})?")
 _DATASET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _INSTANCE_TYPE = re.compile(r"ml\.[a-z0-9-]+\.[a-z0-9]+")
@@ -85,7 +85,7 @@ def resolve(given: Any, execution: str, defaults: Defaults) -> dict[str, Any]:
         problems += _together(request, defaults)
     if problems:
         raise PipelineError("the execution input is not valid: " + "; ".join(problems))
-    run = run_name(execution)
+    run = run_name(execution, _JOB_NAME_LENGTH - len(defaults.job_name_prefix))
     request["base_model"] = request["base_model"].replace("{data_bucket}", defaults.bucket)
     return request | {
         "run": run,
@@ -104,13 +104,13 @@ def resolve(given: Any, execution: str, defaults: Defaults) -> dict[str, Any]:
     }
 
 
-def run_name(execution: str) -> str:
-    """Return a name of at most 36 characters, letters, digits and single hyphens, that stands for the execution alone."""
+def run_name(execution: str, max_length: int) -> str:
+    """Return a name of letters, digits and single hyphens, at most ``max_length``, that stands for the execution alone."""
     name = re.sub(r"[^A-Za-z0-9]+", "-", execution).strip("-")
-    if name == execution and len(name) <= _RUN_LENGTH:
+    if name == execution and len(name) <= max_length:
         return name
     digest = hashlib.sha256(execution.encode()).hexdigest()[:8]
-    return f"{name[: _RUN_LENGTH - 9].rstrip('-')}-{digest}".lstrip("-")
+    return f"{name[: max_length - 9].rstrip('-')}-{digest}".lstrip("-")
 
 
 def _stopping_condition(hours: float, use_spot: bool) -> dict[str, int]:

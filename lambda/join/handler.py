@@ -14,4 +14,4 @@ STORE = Store(boto3.client("s3"), require("DATA_BUCKET"))
 
 
 def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
-    return join(event, STORE)
+    return join(event["request"], STORE)

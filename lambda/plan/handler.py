@@ -21,4 +21,4 @@ PRICES = Prices(
 
 
 def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
-    return plan(event, STORE, MEMORY, PRICES)
+    return plan(event["request"], STORE, MEMORY, PRICES)

@@ -1,0 +1,1 @@
+"""The commands of the `ko-reranker` program, one module per area; `ko_reranker.cli` assembles them."""

@@ -1,0 +1,97 @@
+"""``ko-reranker train``, ``mine`` and ``evaluate``: the jobs, as the container runs them."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+BaseDir = Annotated[
+    Path | None,
+    typer.Option(
+        envvar="SAGEMAKER_BASE_DIR",
+        help="Root of the folders that SageMaker lays out. Change it to run the job outside a container.",
+        show_default="/opt/ml",
+    ),
+]
+
+
+def train(base_dir: BaseDir = None) -> None:
+    """Fine-tune a reranker: records in, model out.
+
+    Reads input/config/hyperparameters.json (`recipe`, `base_model`, and any field of the recipe) and
+    input/data/dataset/train.jsonl under the base folder, writes model/ and checkpoints/, and resumes from the latter.
+    A failure stands in output/failure, in one sentence.
+    """
+    import os
+
+    from ko_reranker import container
+    from training_job.launch import run_training
+
+    folders = container.TrainingFolders(base_dir or container.base_dir())
+    os.environ[container.BASE_DIR_VARIABLE] = str(folders.base)  # the workers are processes of their own
+    raise typer.Exit(run_training(folders))
+
+
+def mine(
+    negatives: Annotated[
+        int,
+        typer.Option(min=1, help="Negatives per record in the end. More teach more and cost training time in proportion."),
+    ] = 7,
+    seed: Annotated[int, typer.Option(help="Change it for another draw of the same data.")] = 0,
+    base_dir: BaseDir = None,
+) -> None:
+    """Give every record its negatives: {train,dev}.jsonl in, the same with negatives and mining.json out."""
+
+    def job(folders) -> None:
+        from training_job import mine as job_module
+
+        report = job_module.mine(folders, negatives=negatives, seed=seed)
+        for split in job_module.SPLITS:
+            if counts := report.get(split):
+                before, after = counts["negatives_before"], counts["negatives_after"]
+                print(f"{split}: {counts['records']} records, {before} negatives before, {after} now")
+
+    _processing_job(base_dir, job)
+
+
+def evaluate(
+    candidate: Annotated[str, typer.Option(help="The model just trained: a folder, s3://bucket/prefix/ or a hub id.")],
+    base: Annotated[str, typer.Option(help="The model it started from, which it has to beat.")],
+    deployed: Annotated[
+        str, typer.Option(help="The model that is live now, to see what a release would change; none when nothing is.")
+    ] = "none",
+    candidates: Annotated[
+        int,
+        typer.Option(min=2, help="Documents to rank per query. More make the task harder and the evaluation slower."),
+    ] = 20,
+    seed: Annotated[int, typer.Option(help="Of the random documents and the intervals; keep it to compare runs.")] = 0,
+    base_dir: BaseDir = None,
+) -> None:
+    """Compare a model with its base, the deployed one and no reranker: metrics.json, golden.json, report.html."""
+
+    def job(folders) -> None:
+        from training_job.evaluate import EvaluationSettings, evaluate
+
+        live = None if deployed.lower() in ("", "none") else deployed
+        evaluate(folders, EvaluationSettings(candidate, base, live, candidates, seed))
+
+    _processing_job(base_dir, job)
+
+
+def _processing_job(base_dir: Path | None, job: Callable) -> None:
+    """Run a processing job; a failure goes where SageMaker reads it, to the screen, and into the exit code."""
+    from ko_reranker import container
+
+    folders = container.ProcessingFolders(base_dir or container.base_dir())
+    folders.failure.unlink(missing_ok=True)
+    try:
+        job(folders)
+    except Exception as error:
+        sentence = container.describe(error)
+        container.fail(sentence, folders.failure)
+        print(sentence, file=sys.stderr)
+        raise typer.Exit(1) from error

@@ -1,0 +1,164 @@
+"""SageMaker's contract with a container: where things lie under /opt/ml, and how a job says why it failed.
+
+The root folder can be moved by the variable ``SAGEMAKER_BASE_DIR``, so that the very commands of the image run on a laptop.
+Standard library only.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+BASE_DIR_VARIABLE = "SAGEMAKER_BASE_DIR"
+# SageMaker shows at most this many characters of a failure file.
+FAILURE_LIMIT = 1024
+# A host that fails because another one did says this; the other one's own sentence is the reason to look for.
+SECONDARY_FAILURE = "Another host of this job failed first"
+
+
+class JobError(Exception):
+    """A job cannot go on; the message is one sentence that says why and what to do."""
+
+
+@dataclass(frozen=True)
+class Resources:
+    """The machines of a job, as `resourceconfig.json` names them.
+
+    Attributes:
+        current_host: this machine's name.
+        hosts: every machine's name, in the same order on each.
+        network_interface: the interface they reach each other by, or None for the default.
+    """
+
+    current_host: str
+    hosts: tuple[str, ...]
+    network_interface: str | None = None
+
+    @property
+    def rank(self) -> int:
+        """This machine's place among the hosts."""
+        return self.hosts.index(self.current_host)
+
+
+@dataclass(frozen=True)
+class TrainingFolders:
+    """The folders of a training job under its root."""
+
+    base: Path
+
+    @property
+    def config(self) -> Path:
+        return self.base / "input" / "config"
+
+    @property
+    def dataset(self) -> Path:
+        """The channel `dataset`: train.jsonl, perhaps dev.jsonl."""
+        return self.base / "input" / "data" / "dataset"
+
+    @property
+    def model(self) -> Path:
+        return self.base / "model"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.base / "checkpoints"
+
+    @property
+    def failure(self) -> Path:
+        return self.base / "output" / "failure"
+
+
+@dataclass(frozen=True)
+class ProcessingFolders:
+    """The folders of a processing job under its root."""
+
+    base: Path
+
+    @property
+    def config(self) -> Path:
+        return self.base / "config"
+
+    @property
+    def dataset(self) -> Path:
+        return self.base / "processing" / "input" / "dataset"
+
+    @property
+    def output(self) -> Path:
+        return self.base / "processing" / "output"
+
+    @property
+    def failure(self) -> Path:
+        return self.base / "output" / "message"
+
+
+def base_dir() -> Path:
+    """Return the root folder: SAGEMAKER_BASE_DIR, or /opt/ml."""
+    return Path(os.environ.get(BASE_DIR_VARIABLE) or "/opt/ml")
+
+
+def model_dir() -> Path:
+    """Return where a serving container finds its model."""
+    return base_dir() / "model"
+
+
+def read_hyperparameters(config: Path) -> dict[str, str]:
+    """Return the hyperparameters, all strings; {} when there is no file.
+
+    The SageMaker SDK writes a string with JSON quotes around it, CreateTrainingJob without: both mean the same here.
+    """
+    values = _read_object(config / "hyperparameters.json")
+    return {key: _unquoted(value) for key, value in values.items()}
+
+
+def read_resources(config: Path) -> Resources:
+    """Return the job's machines; a folder without `resourceconfig.json` means this machine alone."""
+    values = _read_object(config / "resourceconfig.json")
+    if not values:
+        return Resources("localhost", ("localhost",))
+    hosts = tuple(values.get("hosts") or ())
+    current = values.get("current_host")
+    if current not in hosts:
+        raise JobError(f"{config / 'resourceconfig.json'}: current_host {current!r} is not among the hosts {list(hosts)}.")
+    return Resources(current, hosts, values.get("network_interface_name"))
+
+
+def fail(sentence: str, file: Path) -> None:
+    """Write why the job failed to where SageMaker looks, unless something more to the point stands there already."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    if file.exists() and not file.read_text(encoding="utf-8").startswith(SECONDARY_FAILURE):
+        return
+    one_line = " ".join(sentence.split())
+    file.write_text(one_line[:FAILURE_LIMIT], encoding="utf-8")
+
+
+def describe(error: BaseException) -> str:
+    """Turn an exception into the one sentence of a failure file."""
+    if isinstance(error, JobError):
+        return str(error)
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return (
+            "Out of memory: lower micro_batch_queries (the effective batch stays the same), group_size or max_length, "
+            "or use a larger instance."
+        )
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        return {}
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise JobError(f"{path} is not JSON: {error}.") from None
+    if not isinstance(value, dict):
+        raise JobError(f"{path} must hold a JSON object.")
+    return value
+
+
+def _unquoted(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value)
+    return text[1:-1] if len(text) >= 2 and text[0] == text[-1] == '"' else text

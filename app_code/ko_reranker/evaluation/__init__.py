@@ -1,0 +1,1 @@
+"""Is the candidate better? Fixed candidates, metrics, intervals, and a report to look at."""

@@ -1,0 +1,56 @@
+"""SageMaker for the local cloud: jobs and endpoints are real processes that run the image's commands.
+
+:func:`install` wires it into MiniStack; :func:`resume` and :func:`shutdown` frame the server's life.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ko_reranker.local.settings import LocalSettings
+
+_installed: list[Any] = []
+
+
+def install(app: Any, settings: LocalSettings) -> Any:
+    """Add SageMaker to MiniStack's services, router, Step Functions SDK integrations and CloudFormation types.
+
+    Args:
+        app: the module ``ministack.app``.
+        settings: of the local cloud.
+
+    Returns:
+        The :class:`~ko_reranker.local.sagemaker.api.SageMaker` that answers.
+    """
+    from ministack.core import router
+    from ministack.services import stepfunctions
+
+    from ko_reranker.local.sagemaker import cloudformation
+    from ko_reranker.local.sagemaker.api import SageMaker
+    from ko_reranker.local.sagemaker.context import Context
+
+    sagemaker = SageMaker(Context(settings))
+    app.SERVICE_HANDLERS["sagemaker"] = sagemaker.handle
+    router.SERVICE_PATTERNS["sagemaker"] = {
+        "target_prefixes": ["SageMaker."],
+        "host_patterns": [r"sagemaker\."],
+        "credential_scope": "sagemaker",
+    }
+    stepfunctions._AWS_SDK_SERVICE_MAP["sagemaker"] = {"target_prefix": "SageMaker", "protocol": "json"}
+    stepfunctions._AWS_SDK_ERROR_PREFIX["sagemaker"] = "SageMaker"
+    cloudformation.install(sagemaker)
+    _installed[:] = [sagemaker]
+    return sagemaker
+
+
+def resume() -> None:
+    """Once MiniStack's own state is back and requests are answered: start the endpoints that were live."""
+    for sagemaker in _installed:
+        sagemaker.resume()
+
+
+def shutdown() -> None:
+    """End every job and endpoint process; harmless when called again."""
+    for sagemaker in _installed:
+        sagemaker.shutdown()
+    _installed.clear()

@@ -1,0 +1,61 @@
+"""Wire shapes to one canonical request and back: pure standard library, shared by the rerank Lambda and the container.
+
+body -> decode_body -> parse_request -> RerankRequest -> (a ranker) -> RerankResult -> render_response -> encode_body
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .canonical import BLANK_LOGIT, Document, RerankRequest, RerankResult
+from .dialects import BY_NAME, DIALECTS
+from .errors import ProtocolError, busy, invalid
+from .fields import kind
+from .routes import CONTAINER_ROUTES, PUBLIC_ROUTES, find_operation, normalise_path
+from .wire import check_content_type, decode_body, encode_body
+
+__all__ = [
+    "BLANK_LOGIT",
+    "CONTAINER_ROUTES",
+    "PUBLIC_ROUTES",
+    "Document",
+    "ProtocolError",
+    "RerankRequest",
+    "RerankResult",
+    "busy",
+    "check_content_type",
+    "decode_body",
+    "encode_body",
+    "find_operation",
+    "normalise_path",
+    "parse_request",
+    "render_response",
+]
+
+
+def parse_request(body: Any, path: str) -> RerankRequest:
+    """Return the canonical request of a decoded JSON body: the body decides the dialect, the path only narrows it.
+
+    Args:
+        body: any JSON value.
+        path: the normalised path that it was sent to.
+
+    Raises:
+        ProtocolError: whatever is wrong with the body.
+    """
+    if not isinstance(body, dict):
+        raise invalid("body", f"must be a JSON object, is {kind(body)}")
+    present = {name: value for name, value in body.items() if value is not None}
+    for dialect in DIALECTS:
+        if dialect.matches(present):
+            return dialect.parse(present, path)
+    raise ProtocolError(
+        422,
+        'documents: is missing; send {"query", "documents"}, {"query", "texts"} or {"inputs": [{"text", "text_pair"}]}',
+        "documents",
+    )
+
+
+def render_response(request: RerankRequest, result: RerankResult) -> Any:
+    """Return the answer's JSON value in the dialect of the request."""
+    return BY_NAME[request.dialect].render(request, result)

@@ -1,0 +1,93 @@
+"""``{"query", "documents", "top_n"}``: Cohere v1 and v2, Jina, Voyage, vLLM, Together, and our native body."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ..canonical import RerankRequest, RerankResult
+from ..documents import echo, echo_text, read_documents, read_rank_fields
+from ..fields import read_count, read_flag, read_name, read_query
+from ..ranking import ranked, scores
+from ..wire import encode_body
+
+NAME = "cohere"
+
+MAX_ANSWER_BYTES = 5_000_000
+_DOCUMENTS_PER_SEARCH_UNIT = 100
+_INDEXES_IN_WARNING = 10
+# An answer without texts is at most this long per result, so most answers need not be measured.
+_BYTES_PER_RESULT = 150
+
+
+def matches(body: Mapping[str, Any]) -> bool:
+    return "documents" in body
+
+
+def parse(body: Mapping[str, Any], path: str) -> RerankRequest:
+    top_k = read_count(body, "top_k")
+    top_n = read_count(body, "top_n")
+    return RerankRequest(
+        dialect=NAME,
+        queries=(read_query(body.get("query")),),
+        documents=read_documents(body.get("documents"), rank_fields=read_rank_fields(body.get("rank_fields"))),
+        top_n=top_k if top_n is None else top_n,
+        return_documents=read_flag(body, "return_documents"),
+        raw_scores=read_flag(body, "raw_scores"),
+        model=read_name(body, "model"),
+        api_version="1" if path.startswith("/v1/") else "2",
+        list_style="top_k" in body or "truncation" in body,
+    )
+
+
+def render(request: RerankRequest, result: RerankResult) -> dict[str, Any]:
+    values = scores(request, result)
+    results = [{"index": index, "relevance_score": values[index]} for index in ranked(request, result)]
+    if request.return_documents:
+        shown = echo_text if request.list_style else echo
+        for item in results:
+            item["document"] = shown(request.documents[item["index"]])
+    tokens = sum(result.tokens)
+    answer = {
+        "id": result.id,
+        "object": "list" if request.list_style else "rerank",
+        "model": request.model or result.model,
+        "created": result.created,
+        "results": results,
+        "data": results,
+        "usage": {"prompt_tokens": tokens, "completion_tokens": 0, "total_tokens": tokens},
+        "meta": {
+            "api_version": {"version": request.api_version, "is_experimental": False},
+            "billed_units": {"search_units": -(-len(request.documents) // _DOCUMENTS_PER_SEARCH_UNIT)},
+            "tokens": {"input_tokens": tokens, "output_tokens": 0},
+            "warnings": _truncation_warnings(result),
+        },
+    }
+    if request.return_documents or len(results) * _BYTES_PER_RESULT > MAX_ANSWER_BYTES:
+        _fit(answer)
+    return answer
+
+
+def _truncation_warnings(result: RerankResult) -> list[str]:
+    warnings = ["the query was truncated: its end was not read"] if result.query_truncated else []
+    cut = [index for index, truncated in enumerate(result.truncated) if truncated]
+    if not cut:
+        return warnings
+    named = ", ".join(str(index) for index in cut[:_INDEXES_IN_WARNING])
+    named += ", …" if len(cut) > _INDEXES_IN_WARNING else ""
+    limit = "" if result.max_length is None else f" to {result.max_length} tokens together with the query"
+    return [*warnings, f"truncated{limit}: {len(cut)} of {len(result.truncated)} documents (index {named})"]
+
+
+def _fit(answer: dict[str, Any]) -> None:
+    """Make an answer fit: the second copy of the results goes first, then the documents."""
+    warnings: list[str] = answer["meta"]["warnings"]
+    if len(encode_body(answer)) <= MAX_ANSWER_BYTES:
+        return
+    del answer["data"]
+    warnings.append("data was left out, because the answer would pass 5 MB: read results")
+    if len(encode_body(answer)) <= MAX_ANSWER_BYTES or "document" not in answer["results"][0]:
+        return
+    for item in answer["results"]:
+        del item["document"]
+    warnings.append("documents were left out, because the answer would pass 5 MB: take them from the request by index")

@@ -1,0 +1,22 @@
+"""Everything that can be set about serving, in one object."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class ServingOptions:
+    """How the app behaves; what the model does is the ranker's.
+
+    Attributes:
+        model_name: the model's name in answers that the caller did not name it in; None takes the ranker's.
+        max_body_bytes: a longer request body is refused with 413.
+        max_waiting: requests that may wait for the scoring thread; past it the caller gets 429 and comes again.
+        drain_seconds: after SIGTERM, how long requests in flight may take before they are cut off.
+    """
+
+    model_name: str | None = None
+    max_body_bytes: int = 25_000_000
+    max_waiting: int = 64
+    drain_seconds: int = 25

@@ -1,0 +1,67 @@
+"""How the endpoint hosts a model: one description, read by CloudFormation's resources and by the deploy state machine."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cdk.settings import Serving, Settings
+
+# One name for ever: scaling policies, alarms and clients refer to it.
+VARIANT = "main"
+
+
+def container(image: str, data: str) -> dict[str, Any]:
+    """The container of ``CreateModel``.
+
+    Args:
+        image, data: literals, or paths (``$.…``) of a state machine's data.
+    """
+    source = {**_value("S3Uri", data), "S3DataType": "S3Prefix", "CompressionType": "None"}
+    return {**_value("Image", image), "ModelDataSource": {"S3DataSource": source}}
+
+
+def production_variant(serving: Serving) -> dict[str, Any]:
+    """The variant of ``CreateEndpointConfig``, less the model's name."""
+    return {
+        "VariantName": VARIANT,
+        "InstanceType": serving.instance_type,
+        "InitialInstanceCount": serving.min_instances,
+        "InitialVariantWeight": 1,
+        # The image holds CUDA 13; SageMaker's default host has a driver too old for it.
+        **({"InferenceAmiVersion": "al2023-ami-sagemaker-inference-gpu-4-1"} if _has_gpu(serving.instance_type) else {}),
+        "ContainerStartupHealthCheckTimeoutInSeconds": serving.startup_timeout_seconds,
+        "ModelDataDownloadTimeoutInSeconds": serving.startup_timeout_seconds,
+    }
+
+
+def _has_gpu(instance_type: str) -> bool:
+    return instance_type.split(".")[1][0] in "gp"
+
+
+def alarm_names(settings: Settings) -> list[str]:
+    """The alarms that roll an update back."""
+    return [f"{settings.prefix}-endpoint-errors", f"{settings.prefix}-endpoint-latency"]
+
+
+def rollout(settings: Settings) -> dict[str, Any]:
+    """The ``DeploymentConfig`` of an update: one instance first, back again when an alarm goes off."""
+    if not settings.serving.canary:
+        return {}
+    return {
+        "DeploymentConfig": {
+            "BlueGreenUpdatePolicy": {
+                "TrafficRoutingConfiguration": {
+                    "Type": "CANARY",
+                    "CanarySize": {"Type": "INSTANCE_COUNT", "Value": 1},
+                    "WaitIntervalInSeconds": 300,
+                },
+                "TerminationWaitInSeconds": 120,
+                "MaximumExecutionTimeoutInSeconds": 3600,
+            },
+            "AutoRollbackConfiguration": {"Alarms": [{"AlarmName": name} for name in alarm_names(settings)]},
+        }
+    }
+
+
+def _value(key: str, value: str) -> dict[str, str]:
+    return {f"{key}.$": value} if value.startswith("$.") else {key: value}

@@ -1,0 +1,26 @@
+"""Who hears when an execution stops."""
+
+from __future__ import annotations
+
+import aws_cdk as cdk
+from aws_cdk import aws_events as events
+from aws_cdk import aws_events_targets as targets
+
+from cdk.stacks.data import DataStack
+
+
+def notify_about_failures(stack: cdk.Stack, data: DataStack, state_machine_arn: str) -> None:
+    """Publish failed, timed-out and aborted executions; the last two never reach a Catch."""
+    rule = events.Rule(
+        stack,
+        "ExecutionStopped",
+        description="An execution failed, timed out or was aborted",
+        event_pattern=events.EventPattern(
+            source=["aws.states"],
+            detail_type=["Step Functions Execution Status Change"],
+            detail={"stateMachineArn": [state_machine_arn], "status": ["FAILED", "TIMED_OUT", "ABORTED"]},
+        ),
+    )
+    field = events.EventField.from_path
+    name, status, cause, arn = (field(f"$.detail.{key}") for key in ("name", "status", "cause", "executionArn"))
+    rule.add_target(targets.SnsTopic(data.topic, message=events.RuleTargetInput.from_text(f"{name} {status}: {cause} ({arn})")))

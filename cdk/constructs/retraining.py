@@ -1,0 +1,414 @@
+"""The retraining state machine: from raw records to a registered model package."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import aws_cdk as cdk
+from aws_cdk import aws_iam as iam
+from aws_cdk import aws_stepfunctions as sfn
+from constructs import Construct
+
+from cdk.constructs.data_access import allow_objects, allow_publish, allow_table
+from cdk.constructs.jobs import processing_job, training_job
+from cdk.constructs.python_function import PythonFunction
+from cdk.constructs.states import FailureTail, LoggedStateMachine, call, invoke
+from cdk.settings import Settings
+from cdk.stacks.data import DataStack, live_model_parameter
+
+_THROTTLED = ["SageMaker.SdkClientException", "SageMaker.ThrottlingException"]
+
+
+@dataclass(frozen=True)
+class Functions:
+    """The pipeline's Lambda functions."""
+
+    check_input: PythonFunction
+    plan: PythonFunction
+    translate: PythonFunction
+    join: PythonFunction
+    gate: PythonFunction
+
+    def all(self) -> tuple[PythonFunction, ...]:
+        return (self.check_input, self.plan, self.translate, self.join, self.gate)
+
+
+class Retraining(Construct):
+    """Plan, translate, join, mine, train, evaluate, decide and register.
+
+    Args:
+        functions: the steps that are Lambdas.
+        training_role: what the training job may do.
+        processing_role: what the mining and evaluation jobs may do.
+        image: the URI of the container image.
+    """
+
+    def __init__(
+        self,
+        scope: Construct,
+        construct_id: str,
+        *,
+        settings: Settings,
+        data: DataStack,
+        functions: Functions,
+        training_role: iam.Role,
+        processing_role: iam.Role,
+        image: str,
+    ) -> None:
+        super().__init__(scope, construct_id)
+        self._settings, self._data, self._functions = settings, data, functions
+        self._training_role, self._processing_role, self._image = training_role, processing_role, image
+        self._failure = FailureTail(self, "Failure", error="RetrainingStopped")
+        machine = LoggedStateMachine(
+            self,
+            "Retrain",
+            name=f"{settings.prefix}-retrain",
+            comment="Translate training data, fine-tune the reranker, evaluate it, and register it for release",
+            definition=self._prepare().next(self._learn()),
+            timeout=cdk.Duration.days(7),
+            key=data.key,
+        )
+        self.machine = machine.machine
+        self._allow(machine)
+
+    # ---------------------------------------------------------------- raw records to a dataset
+
+    def _prepare(self) -> sfn.Chain:
+        check = invoke(
+            self,
+            "Check the input",
+            self._functions.check_input.function,
+            {"input.$": "$$.Execution.Input", "execution.$": "$$.Execution.Name"},
+            comment="Every field is optional; what is resolved stands in $.request",
+            result_selector={"request.$": "$"},
+            result_path="$",
+            failure=self._failure,
+        )
+        plan = invoke(
+            self,
+            "Plan the translation",
+            self._functions.plan.function,
+            {"request.$": "$.request"},
+            comment="Distinct texts, what the memory knows, characters and dollars, before anything is spent",
+            result_path="$.plan",
+            failure=self._failure,
+        )
+        estimate_only = sfn.Succeed(self, "Estimate only", comment="dry_run: the plan stands in the output and in plan.json")
+        over_budget = sfn.Fail(self, "Over budget", error="OverBudget", cause_path="$.plan.message")
+        within_budget = sfn.Choice(self, "Within the budget?")
+        anything = sfn.Choice(self, "Anything to translate?")
+        join = invoke(
+            self,
+            "Join the translations",
+            self._functions.join.function,
+            {"request.$": "$.request"},
+            comment="Records again; what could not be translated goes to quarantine with its reason",
+            result_path="$.dataset",
+            failure=self._failure,
+        )
+        translate = self._translate()
+        check.next(plan).next(
+            sfn.Choice(self, "Only an estimate?")
+            .when(sfn.Condition.boolean_equals("$.request.dry_run", True), estimate_only)
+            .otherwise(within_budget)
+        )
+        within_budget.when(sfn.Condition.boolean_equals("$.plan.within_budget", False), over_budget).otherwise(anything)
+        anything.when(sfn.Condition.number_greater_than("$.plan.shards", 0), translate).otherwise(join)
+        translate.next(join)
+        return sfn.Chain.custom(check, [join], join)
+
+    def _translate(self) -> sfn.DistributedMap:
+        settings = self._settings.translation
+        shards = sfn.DistributedMap(
+            self,
+            "Translate the shards",
+            comment="One Lambda a shard; a text belongs to one shard and is paid for once",
+            label="Shards",
+            map_execution_type=sfn.StateMachineType.STANDARD,
+            max_concurrency=settings.max_concurrency,
+            tolerated_failure_percentage=settings.tolerated_failure_percentage,
+            item_reader=sfn.S3JsonLItemReader(bucket=self._data.bucket, key=sfn.JsonPath.string_at("$.plan.shards_key")),
+            item_selector={
+                "shard.$": "$$.Map.Item.Value.shard",
+                "key.$": "$$.Map.Item.Value.key",
+                "cursor": 0,
+                "request.$": "$.request",
+            },
+            result_writer_v2=sfn.ResultWriterV2(
+                bucket=self._data.bucket, prefix=sfn.JsonPath.format("{}/map", sfn.JsonPath.string_at("$.request.prefix"))
+            ),
+            result_path=sfn.JsonPath.DISCARD,
+        )
+        translate = invoke(
+            self,
+            "Translate a shard",
+            self._functions.translate.function,
+            {"shard.$": "$.shard", "key.$": "$.key", "cursor.$": "$.cursor", "request.$": "$.request"},
+            comment="As far as one invocation's time goes",
+            result_path="$",
+            failure=None,
+        )
+        finished = sfn.Choice(self, "Is the shard finished?")
+        finished.when(sfn.Condition.boolean_equals("$.finished", False), translate).otherwise(
+            sfn.Pass(self, "Shard translated", parameters={"shard.$": "$.shard", "texts.$": "$.cursor"})
+        )
+        shards.item_processor(translate.next(finished))
+        shards.add_catch(self._failure.start, result_path="$.error")
+        return shards
+
+    # ---------------------------------------------------------------- a dataset to a registered model
+
+    def _learn(self) -> sfn.Chain:
+        choose = sfn.Choice(self, "Mine hard negatives?")
+        use_joined = sfn.Pass(
+            self, "Use the joined dataset", parameters={"uri.$": "$.dataset.dataset_uri"}, result_path="$.training_data"
+        )
+        mine = self._processing(
+            "Mine hard negatives",
+            command="mine",
+            arguments="States.Array('--seed', '0')",
+            output="mined",
+            comment="More negatives for every record, by the image's `mine` command",
+        )
+        use_mined = sfn.Pass(
+            self,
+            "Use the mined dataset",
+            parameters={"uri.$": f"States.Format('s3://{self._data.bucket.bucket_name}/{{}}/mined/', $.request.prefix)"},
+            result_path="$.training_data",
+        )
+        train = call(
+            self,
+            "Train",
+            "sagemaker:createTrainingJob.sync",
+            training_job(
+                image=self._image,
+                role_arn=self._training_role.role_arn,
+                bucket=self._data.bucket.bucket_name,
+                key_arn=self._data.key.key_arn,
+                volume_gb=self._settings.training.volume_gb,
+            ),
+            comment="Fine-tune with torchrun on every instance; follow the job's log in SageMaker",
+            # The job's whole description may pass the limit of a state's data; this is what the rest needs.
+            result_selector={
+                "job.$": "$.TrainingJobName",
+                "model_data.$": "$.ModelArtifacts.S3ModelArtifacts",
+                "seconds.$": "$.TrainingTimeInSeconds",
+            },
+            result_path="$.training",
+            failure=self._failure,
+            retry_on=_THROTTLED,
+        )
+        live = call(
+            self,
+            "Look up the live model",
+            "aws-sdk:ssm:getParameter",
+            {"Name": live_model_parameter(self._settings)},
+            comment="The model to compare with",
+            result_selector={"parts.$": "States.StringSplit($.Parameter.Value, ',')"},
+            result_path="$.live",
+            failure=self._failure,
+        )
+        candidates = self._settings.evaluation.candidates_per_query
+        evaluate = self._processing(
+            "Evaluate",
+            command="evaluate",
+            arguments=(
+                "States.Array('--candidate', $.training.model_data, '--base', $.request.base_model, "
+                f"'--deployed', States.ArrayGetItem($.live.parts, 1), '--candidates', '{candidates}')"
+            ),
+            output="evaluation",
+            comment="Candidate, base, deployed and no reranker on the same candidates",
+        )
+        gate = invoke(
+            self,
+            "Read the evaluation",
+            self._functions.gate.function,
+            {"prefix.$": "$.request.prefix"},
+            comment="Does the candidate beat what it must beat?",
+            result_path="$.gate",
+            failure=self._failure,
+        )
+        rejected = sfn.Fail(self, "Not good enough", error="NotGoodEnough", cause_path="$.gate.message")
+        passed = sfn.Choice(self, "Good enough to release?")
+
+        choose.when(sfn.Condition.boolean_equals("$.request.mine_negatives", True), mine).otherwise(use_joined)
+        mine.next(use_mined).next(train)
+        use_joined.next(train)
+        train.next(live).next(evaluate).next(gate).next(passed)
+        passed.when(sfn.Condition.boolean_equals("$.gate.passed", False), rejected).otherwise(self._register())
+        return sfn.Chain.start(choose)
+
+    def _processing(self, name: str, *, command: str, arguments: str, output: str, comment: str) -> sfn.CustomState:
+        settings = self._settings.evaluation
+        parameters = processing_job(
+            command=command,
+            arguments=arguments,
+            image=self._image,
+            role_arn=self._processing_role.role_arn,
+            bucket=self._data.bucket.bucket_name,
+            key_arn=self._data.key.key_arn,
+            input_uri="$.dataset.dataset_uri",
+            output=output,
+            instance_type=settings.instance_type,
+            volume_gb=settings.volume_gb,
+            max_hours=settings.max_hours,
+        )
+        return call(
+            self,
+            name,
+            "sagemaker:createProcessingJob.sync",
+            parameters,
+            comment=comment,
+            result_path=None,
+            failure=self._failure,
+            retry_on=_THROTTLED,
+        )
+
+    def _register(self) -> sfn.Chain:
+        by_approval = sfn.Choice(self, "Approve automatically?")
+        automatic = self._package("Register as approved", "Approved", "The approval event starts the deploy state machine")
+        pending = self._package("Register for approval", "PendingManualApproval", "A person approves it in the registry")
+        ask = call(
+            self,
+            "Ask for approval",
+            "sns:publish",
+            {
+                "TopicArn": self._data.topic.topic_arn,
+                "Subject": f"{self._settings.prefix}: a model waits for approval",
+                "Message.$": (
+                    "States.Format('{} Report: {} Approve it to deploy it: ko-reranker models approve {}', "
+                    "$.gate.message, $.gate.report, $.package.arn)"
+                ),
+            },
+            comment="Deployed when it is approved, by whom and whenever",
+            failure=self._failure,
+        )
+        waiting = sfn.Succeed(self, "Waiting for approval")
+        by_approval.when(
+            sfn.Condition.string_equals("$.request.approval", "automatic"), automatic.next(self._wait_for_release())
+        ).otherwise(pending.next(ask).next(waiting))
+        return sfn.Chain.start(by_approval)
+
+    def _package(self, name: str, status: str, comment: str) -> sfn.CustomState:
+        source = {"S3DataType": "S3Prefix", "CompressionType": "None", "S3Uri.$": "$.training.model_data"}
+        return call(
+            self,
+            name,
+            "aws-sdk:sagemaker:createModelPackage",
+            {
+                "ModelPackageGroupName": self._settings.prefix,
+                "ModelPackageDescription.$": "$.gate.message",
+                "ModelApprovalStatus": status,
+                "InferenceSpecification": {
+                    "Containers": [{"Image": self._image, "ModelDataSource": {"S3DataSource": source}}],
+                    "SupportedContentTypes": ["application/json"],
+                    "SupportedResponseMIMETypes": ["application/json"],
+                },
+                "CustomerMetadataProperties": {
+                    "run.$": "$.request.run",
+                    "report.$": "$.gate.report",
+                    "golden.$": (
+                        f"States.Format('s3://{self._data.bucket.bucket_name}/{{}}/evaluation/golden.json', $.request.prefix)"
+                    ),
+                },
+            },
+            comment=comment,
+            result_selector={"arn.$": "$.ModelPackageArn"},
+            result_path="$.package",
+            failure=self._failure,
+        )
+
+    def _wait_for_release(self) -> sfn.Chain:
+        release = self._settings.release
+        polls = max(1, release.max_wait_minutes * 60 // release.poll_seconds)
+        start = sfn.Pass(self, "Start waiting", parameters={"polls": 0}, result_path="$.wait")
+        wait = sfn.Wait(
+            self, "Wait for the release", time=sfn.WaitTime.duration(cdk.Duration.seconds(release.poll_seconds))
+        )
+        look = call(
+            self,
+            "Look at the release",
+            "dynamodb:getItem",
+            {"TableName": self._data.releases.table_name, "Key": {"id": {"S.$": "$.package.arn"}}, "ConsistentRead": True},
+            comment="The deploy state machine writes here how it went",
+            result_path="$.release",
+            failure=self._failure,
+        )
+        count = sfn.Pass(
+            self, "Count the look", parameters={"polls.$": "States.MathAdd($.wait.polls, 1)"}, result_path="$.wait"
+        )
+        status = "$.release.Item.status.S"
+        released = sfn.Succeed(self, "Released", comment="The endpoint serves the new model")
+        not_released = sfn.Fail(self, "Not released", error="NotReleased", cause_path="$.release.Item.reason.S")
+        too_long = sfn.Fail(
+            self,
+            "Release takes too long",
+            error="ReleaseTimedOut",
+            cause=f"No release within {release.max_wait_minutes} minutes: look at the executions of {self._settings.prefix}-deploy.",
+        )
+
+        def when(value: str) -> sfn.Condition:
+            return sfn.Condition.and_(sfn.Condition.is_present(status), sfn.Condition.string_equals(status, value))
+
+        choice = sfn.Choice(self, "Is it released?")
+        choice.when(when("live"), released).when(when("recorded"), released).when(when("failed"), not_released)
+        choice.when(sfn.Condition.number_greater_than_equals("$.wait.polls", polls), too_long).otherwise(count)
+        count.next(wait)
+        return start.next(wait).next(look).next(choice)
+
+    # ---------------------------------------------------------------- permissions
+
+    def _allow(self, machine: LoggedStateMachine) -> None:
+        stack, prefix = cdk.Stack.of(self), self._settings.prefix
+
+        def arn(service: str, resource: str, name: str) -> str:
+            return stack.format_arn(service=service, resource=resource, resource_name=name)
+
+        machine.allow("lambda:InvokeFunction", on=[item.function.function_arn for item in self._functions.all()])
+        for kind, path in (("Training", "training-job"), ("Processing", "processing-job")):
+            # Step Functions tags the jobs it starts.
+            actions = [f"sagemaker:{verb}{kind}Job" for verb in ("Create", "Describe", "Stop")]
+            machine.allow(*actions, "sagemaker:AddTags", on=[arn("sagemaker", path, f"{prefix}-*")])
+            # `.sync` hears of a job's end through a rule that Step Functions keeps under this name.
+            machine.allow(
+                "events:PutTargets",
+                "events:PutRule",
+                "events:DescribeRule",
+                on=[arn("events", "rule", f"StepFunctionsGetEventsForSageMaker{kind}JobsRule")],
+            )
+        machine.allow(
+            "iam:PassRole",
+            on=[self._training_role.role_arn, self._processing_role.role_arn],
+            conditions={"StringEquals": {"iam:PassedToService": "sagemaker.amazonaws.com"}},
+        )
+        machine.allow(
+            "sagemaker:CreateModelPackage",
+            on=[arn("sagemaker", "model-package-group", prefix), arn("sagemaker", "model-package", f"{prefix}/*")],
+        )
+        machine.allow("ssm:GetParameter", on=[self._data.live_model.parameter_arn])
+        # The distributed map starts its children as executions of this very machine, named without a reference to it.
+        own = stack.format_arn(
+            service="states", resource="stateMachine", resource_name=f"{prefix}-retrain", arn_format=cdk.ArnFormat.COLON_RESOURCE_NAME
+        )
+        children = stack.format_arn(
+            service="states", resource="execution", resource_name=f"{prefix}-retrain/*", arn_format=cdk.ArnFormat.COLON_RESOURCE_NAME
+        )
+        machine.allow("states:StartExecution", on=[own])
+        machine.allow("states:DescribeExecution", "states:StopExecution", "states:RedriveExecution", on=[children])
+        allow_objects(machine.role, self._data, read=["runs/"], write=["runs/"])
+        allow_table(machine.role, self._data, self._data.releases, "GetItem")
+        allow_publish(machine.role, self._data)
+
+
+def job_roles(scope: Construct, data: DataStack) -> tuple[iam.Role, iam.Role]:
+    """The roles of the training job and of the processing jobs."""
+
+    def role(name: str, read: list[str], write: list[str]) -> iam.Role:
+        result = iam.Role(scope, name, assumed_by=iam.ServicePrincipal("sagemaker.amazonaws.com"))
+        allow_objects(result, data, read=read, write=write)
+        return result
+
+    training = role("TrainingRole", ["runs/", "models/"], ["runs/", "models/"])
+    processing = role("ProcessingRole", ["runs/", "models/"], ["runs/"])
+    return training, processing
+

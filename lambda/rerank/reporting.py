@@ -1,0 +1,98 @@
+"""One JSON line per request: a structured log and CloudWatch metrics (embedded metric format) in one.
+
+It says how much and how long, never what: no query, no document, no key.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+import traceback
+from typing import Any
+
+from ko_reranker.protocol import ProtocolError, RerankRequest, RerankResult
+
+_MILLISECONDS, _COUNT = "Milliseconds", "Count"
+
+
+class Report:
+    """Collects the facts of one request.
+
+    Args:
+        namespace: the CloudWatch namespace.
+        endpoint: the name of the SageMaker endpoint, the metrics' dimension.
+        request_id: API Gateway's id of the request.
+    """
+
+    def __init__(self, namespace: str, endpoint: str, request_id: str) -> None:
+        self.request_id = request_id
+        self.upstream_milliseconds: float | None = None
+        self._namespace = namespace
+        self._endpoint = endpoint
+        self._started = time.perf_counter()
+        self._upstream_calls = 0
+        self._status = 200
+        self._facts: dict[str, Any] = {}
+        self._metrics: dict[str, tuple[str, float]] = {}
+        self._worth_a_line = False
+
+    def request(self, request: RerankRequest) -> None:
+        """Note what is asked for."""
+        self._worth_a_line = True
+        self._facts["dialect"] = request.dialect
+        self._metrics["documents"] = (_COUNT, len(request.documents))
+
+    def count_call(self) -> None:
+        """Note a call to the endpoint."""
+        self._upstream_calls += 1
+
+    def result(self, result: RerankResult) -> None:
+        """Note what was answered."""
+        self._facts["model"] = result.model
+        self._metrics["tokens"] = (_COUNT, sum(result.tokens))
+        self._metrics["truncated"] = (_COUNT, sum(result.truncated))
+
+    def fail(self, error: ProtocolError, cause: Any = None) -> None:
+        """Note why there is no answer."""
+        self._worth_a_line = True
+        self._status = error.status
+        self._facts |= {"error_type": error.error_type, "param": error.param}
+        cause = cause or getattr(error, "cause", None)
+        if cause:
+            self._facts["cause"] = cause
+
+    def emit(self) -> None:
+        """Write the line, unless there is nothing to tell."""
+        if not self._worth_a_line:
+            return
+        metrics = {"latency": (_MILLISECONDS, _milliseconds(time.perf_counter() - self._started)), **self._metrics}
+        if self.upstream_milliseconds is not None:
+            metrics["upstream_latency"] = (_MILLISECONDS, round(self.upstream_milliseconds, 1))
+            metrics["upstream_calls"] = (_COUNT, self._upstream_calls)
+        directives = [self._directive(metrics, ["endpoint"])]
+        if self._status != 200:
+            metrics["errors"] = (_COUNT, 1)
+            directives.append(self._directive({"errors": metrics["errors"]}, ["endpoint"], ["endpoint", "error_type"]))
+        line = {
+            "_aws": {"Timestamp": int(time.time() * 1000), "CloudWatchMetrics": directives},
+            "request_id": self.request_id,
+            "endpoint": self._endpoint,
+            "status": self._status,
+            **self._facts,
+            **{name: value for name, (_, value) in metrics.items()},
+        }
+        print(json.dumps(line))
+
+    def _directive(self, metrics: dict[str, tuple[str, float]], *dimensions: list[str]) -> dict[str, Any]:
+        named = [{"Name": name, "Unit": unit} for name, (unit, _) in metrics.items()]
+        return {"Namespace": self._namespace, "Dimensions": list(dimensions), "Metrics": named}
+
+
+def defect(error: BaseException) -> dict[str, Any]:
+    """Return where an unexpected error came from, without its message, which may quote a text."""
+    frames = traceback.extract_tb(error.__traceback__)[-5:]
+    return {"error": type(error).__name__, "at": [f"{frame.filename}:{frame.lineno}" for frame in frames]}
+
+
+def _milliseconds(seconds: float) -> float:
+    return round(seconds * 1000, 1)

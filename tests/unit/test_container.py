@@ -1,0 +1,59 @@
+"""SageMaker's side of a job: where it reads its settings and how it says why it failed."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from ko_reranker import container
+from ko_reranker.container import JobError, Resources
+
+
+def test_the_root_can_be_moved(monkeypatch, tmp_path) -> None:
+    monkeypatch.delenv("SAGEMAKER_BASE_DIR", raising=False)
+    assert str(container.base_dir()) == "/opt/ml"
+    monkeypatch.setenv("SAGEMAKER_BASE_DIR", str(tmp_path))
+    assert container.model_dir() == tmp_path / "model"
+
+
+def test_hyperparameters_are_the_same_with_and_without_the_sdks_quotes(tmp_path) -> None:
+    (tmp_path / "hyperparameters.json").write_text('{"recipe": "\\"tiny\\"", "base_model": "a/b", "epochs": "2"}')
+    assert container.read_hyperparameters(tmp_path) == {"recipe": "tiny", "base_model": "a/b", "epochs": "2"}
+
+
+def test_a_folder_without_settings_means_defaults_on_this_machine(tmp_path) -> None:
+    assert container.read_hyperparameters(tmp_path) == {}
+    assert container.read_resources(tmp_path) == Resources("localhost", ("localhost",))
+
+
+def test_a_hosts_rank_is_its_place_among_the_hosts(tmp_path) -> None:
+    row = {"current_host": "algo-2", "hosts": ["algo-1", "algo-2"], "network_interface_name": "eth0"}
+    (tmp_path / "resourceconfig.json").write_text(json.dumps(row))
+    resources = container.read_resources(tmp_path)
+    assert (resources.rank, resources.network_interface) == (1, "eth0")
+
+
+def test_a_host_that_is_not_in_the_list_is_named(tmp_path) -> None:
+    (tmp_path / "resourceconfig.json").write_text('{"current_host": "algo-3", "hosts": ["algo-1"]}')
+    with pytest.raises(JobError, match="algo-3"):
+        container.read_resources(tmp_path)
+
+
+def test_the_first_reason_of_a_failure_stays_and_replaces_a_secondary_one(tmp_path) -> None:
+    file = tmp_path / "output" / "failure"
+    container.fail(f"{container.SECONDARY_FAILURE}: gone", file)
+    container.fail("The loss became nan:\n lower learning_rate.", file)
+    container.fail("The workers ended with exit code 1.", file)
+    assert file.read_text() == "The loss became nan: lower learning_rate."
+
+
+def test_a_failure_fits_into_what_sagemaker_shows(tmp_path) -> None:
+    container.fail("가" * 5000, tmp_path / "failure")
+    assert len((tmp_path / "failure").read_text(encoding="utf-8")) == 1024
+
+
+def test_running_out_of_memory_says_what_to_lower() -> None:
+    assert "micro_batch_queries" in container.describe(MemoryError())
+    assert container.describe(KeyError("x")) == "KeyError: 'x'"
+    assert container.describe(JobError("Do this.")) == "Do this."

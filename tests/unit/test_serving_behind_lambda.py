@@ -1,0 +1,79 @@
+"""The two ends of the request path together: whoever renders it, the answer is the same."""
+
+from __future__ import annotations
+
+import importlib
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from starlette.testclient import TestClient
+
+from ko_reranker.rankers import Scored
+from ko_reranker.serving import create_app
+
+FOLDER = Path(__file__).parents[2] / "lambda" / "rerank"
+QUERY = "서울의 인구는?"
+DOCUMENTS = ["부산은 항구다.", "", "서울의 인구는 940만 명이다.", {"title": "서울", "text": "수도이다."}, "\ud83d\x00"]
+
+
+class Hashed:
+    """A ranker whose logits use every digit of a float32."""
+
+    max_length = 12
+    model_id = "hashed"
+
+    def score_detailed(self, query: str, documents: Sequence[str]) -> Scored:
+        seeds = [sum(map(ord, query + document)) for document in documents]
+        logits = np.array([np.random.default_rng(seed).normal() * 6 for seed in seeds], dtype=np.float32)
+        lengths = np.array([len(document) for document in documents], dtype=np.int32)
+        return Scored(logits, lengths, lengths > self.max_length, False)
+
+
+class Loopback:
+    """The runtime client, with the container's app in the place of SageMaker."""
+
+    def __init__(self, container: TestClient) -> None:
+        self._container = container
+
+    def invoke_endpoint(self, **call) -> dict:
+        headers = {"content-type": call["ContentType"], "x-amzn-sagemaker-inference-id": call["InferenceId"]}
+        answer = self._container.post("/invocations", content=call["Body"], headers=headers)
+        assert answer.status_code == 200, answer.text
+        return {"Body": io.BytesIO(answer.content)}
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"query": QUERY, "documents": DOCUMENTS},
+        {"query": QUERY, "documents": DOCUMENTS, "top_n": 2, "return_documents": True, "model": "mine"},
+        {"query": QUERY, "documents": DOCUMENTS, "top_k": 3, "return_documents": True},
+        {"query": QUERY, "documents": DOCUMENTS, "raw_scores": True},
+        {"query": QUERY, "texts": DOCUMENTS[:3], "return_text": True},
+        {"inputs": [{"text": QUERY, "text_pair": "가"}, {"text": "다른 질문", "text_pair": "나"}]},
+    ],
+)
+@pytest.mark.parametrize("path", ["/v2/rerank", "/v1/rerank"])
+def test_the_lambda_and_the_container_answer_alike(body, path, monkeypatch):
+    monkeypatch.syspath_prepend(str(FOLDER))
+    reranking, model_endpoint = importlib.import_module("reranking"), importlib.import_module("model_endpoint")
+    with TestClient(create_app(Hashed())) as container:
+        event = {
+            "httpMethod": "POST",
+            "path": path,
+            "body": json.dumps(body),
+            "requestContext": {"requestId": "abc-1"},
+        }
+        endpoint = model_endpoint.ModelEndpoint("live", Loopback(container))
+        public = reranking.answer(event, endpoint, reranking.Settings("live"))
+        own = container.post(path, content=json.dumps(body), headers={"x-request-id": "abc-1"})
+    assert public["statusCode"] == own.status_code == 200
+    assert _timeless(json.loads(public["body"])) == _timeless(own.json())
+
+
+def _timeless(answer: dict | list) -> dict | list:
+    return {name: value for name, value in answer.items() if name != "created"} if isinstance(answer, dict) else answer

@@ -1,0 +1,1 @@
+"""What runs in SageMaker jobs: train, mine, evaluate."""
