@@ -30,13 +30,13 @@ def run_training(folders: TrainingFolders) -> int:
         code, stopped = _run(torchrun_command(resources, workers, os.environ), environment)
         if code != 0 and stopped:
             return STOPPED  # a spot interruption or StopTrainingJob: the workers wrote a checkpoint, nothing failed
-        if code != 0:
+        if code != 0 and not folders.failure.exists():
             raise JobError(f"The training workers of this host ended with exit code {code} without a reason: see the log.")
     except Exception as error:
         fail(describe(error), folders.failure)
-        print(folders.failure.read_text(encoding="utf-8"), file=sys.stderr, flush=True)
+        print(describe(error), file=sys.stderr, flush=True)
         return 1
-    return 0
+    return 1 if code else 0
 
 
 def workers_per_host() -> int:

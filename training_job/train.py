@@ -111,9 +111,16 @@ def train(recipe: Recipe, folders: TrainingFolders, worker: Worker) -> None:
     precision = _precision(recipe, worker)
     model.to(worker.device).train()
 
+    # The loss cannot see the output's bias, which shifts all logits alike. Adam would blow the rounding noise of its
+    # gradient up to whole steps and wander off with the level of the scores: it stays the base's.
+    for name, parameter in model.named_parameters():
+        if name.endswith("bias") and parameter.numel() == 1:
+            parameter.requires_grad_(False)
+
     # The optimiser; biases and norms are not decayed.
-    decayed = [parameter for parameter in model.parameters() if parameter.ndim >= 2]
-    others = [parameter for parameter in model.parameters() if parameter.ndim < 2]
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    decayed = [parameter for parameter in trained if parameter.ndim >= 2]
+    others = [parameter for parameter in trained if parameter.ndim < 2]
     optimizer = torch.optim.AdamW(
         [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": others, "weight_decay": 0.0}],
         lr=recipe.learning_rate,
@@ -176,7 +183,7 @@ def train(recipe: Recipe, folders: TrainingFolders, worker: Worker) -> None:
                     f"or use precision fp32 or bf16 (now {precision})."
                 )
             scaler.unscale_(optimizer)
-            torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.max_gradient_norm)
+            torch.nn.utils.clip_grad_norm_(trained, recipe.max_gradient_norm)
             scaler.step(optimizer)
             scaler.update()
             optimizer.zero_grad(set_to_none=True)

@@ -88,7 +88,7 @@ class Deployment(Construct):
                 "status.$": "$.ModelApprovalStatus",
                 "image.$": "$.InferenceSpecification.Containers[0].Image",
                 "data.$": "$.InferenceSpecification.Containers[0].ModelDataSource.S3DataSource.S3Uri",
-                "metadata.$": "States.JsonMerge(States.StringToJson('{\"golden\":\"\"}'), $.CustomerMetadataProperties, false)",
+                "metadata.$": 'States.JsonMerge(States.StringToJson(\'{"golden":""}\'), $.CustomerMetadataProperties, false)',
             },
             result_path="$.package",
             failure=failed,
@@ -107,7 +107,9 @@ class Deployment(Construct):
         unapproved = sfn.Pass(
             self,
             "It is not approved",
-            parameters={"Cause.$": "States.Format('{} is {}, and only an approved package is deployed.', $.model_package, $.package.status)"},
+            parameters={
+                "Cause.$": "States.Format('{} is {}, and only an approved package is deployed.', $.model_package, $.package.status)"
+            },
             result_path="$.error",
         )
         current = sfn.Choice(self, "Is it live already?")
@@ -165,7 +167,9 @@ class Deployment(Construct):
         )
         is_running = sfn.Choice(self, "Is the holder still running?")
         wait = sfn.Wait(
-            self, "Wait for the other release", time=sfn.WaitTime.duration(cdk.Duration.seconds(self._settings.release.poll_seconds))
+            self,
+            "Wait for the other release",
+            time=sfn.WaitTime.duration(cdk.Duration.seconds(self._settings.release.poll_seconds)),
         )
         remove = call(
             self,
@@ -266,7 +270,7 @@ class Deployment(Construct):
             "The endpoint rolled back",
             # SageMaker says why in FailureReason, and leaves the field out where it has nothing to say.
             parameters={
-                "details.$": "States.JsonMerge(States.StringToJson('{\"FailureReason\":\"no reason given\"}'), $.after, false)"
+                "details.$": 'States.JsonMerge(States.StringToJson(\'{"FailureReason":"no reason given"}\'), $.after, false)'
             },
             result_path="$.rollback",
         )
@@ -391,9 +395,7 @@ class Deployment(Construct):
             failure=failed,
         )
 
-    def _update_endpoint(
-        self, name: str, config: str, failed: FailureTail, *, keep_error: bool = False
-    ) -> sfn.CustomState:
+    def _update_endpoint(self, name: str, config: str, failed: FailureTail, *, keep_error: bool = False) -> sfn.CustomState:
         state = call(
             self,
             name,
@@ -454,4 +456,3 @@ class _Part:
 
     def __init__(self, start_state: sfn.State, end: sfn.CustomState) -> None:
         self.start_state, self.end = start_state, end
-

@@ -322,9 +322,7 @@ class Retraining(Construct):
         release = self._settings.release
         polls = max(1, release.max_wait_minutes * 60 // release.poll_seconds)
         start = sfn.Pass(self, "Start waiting", parameters={"polls": 0}, result_path="$.wait")
-        wait = sfn.Wait(
-            self, "Wait for the release", time=sfn.WaitTime.duration(cdk.Duration.seconds(release.poll_seconds))
-        )
+        wait = sfn.Wait(self, "Wait for the release", time=sfn.WaitTime.duration(cdk.Duration.seconds(release.poll_seconds)))
         look = call(
             self,
             "Look at the release",
@@ -388,10 +386,16 @@ class Retraining(Construct):
         machine.allow("ssm:GetParameter", on=[self._data.live_model.parameter_arn])
         # The distributed map starts its children as executions of this very machine, named without a reference to it.
         own = stack.format_arn(
-            service="states", resource="stateMachine", resource_name=f"{prefix}-retrain", arn_format=cdk.ArnFormat.COLON_RESOURCE_NAME
+            service="states",
+            resource="stateMachine",
+            resource_name=f"{prefix}-retrain",
+            arn_format=cdk.ArnFormat.COLON_RESOURCE_NAME,
         )
         children = stack.format_arn(
-            service="states", resource="execution", resource_name=f"{prefix}-retrain/*", arn_format=cdk.ArnFormat.COLON_RESOURCE_NAME
+            service="states",
+            resource="execution",
+            resource_name=f"{prefix}-retrain/*",
+            arn_format=cdk.ArnFormat.COLON_RESOURCE_NAME,
         )
         machine.allow("states:StartExecution", on=[own])
         machine.allow("states:DescribeExecution", "states:StopExecution", "states:RedriveExecution", on=[children])
@@ -411,4 +415,3 @@ def job_roles(scope: Construct, data: DataStack) -> tuple[iam.Role, iam.Role]:
     training = role("TrainingRole", ["runs/", "models/"], ["runs/", "models/"])
     processing = role("ProcessingRole", ["runs/", "models/"], ["runs/"])
     return training, processing
-

@@ -70,9 +70,7 @@ class FailureTail(Construct):
         self.start.when(sfn.Condition.string_matches("$.error.Cause", "{*"), parsed).otherwise(as_is)
 
     def _reason(self, name: str, path: str) -> sfn.Pass:
-        state = sfn.Pass(
-            self, name, state_name=f"{name}{self._suffix}", parameters={"reason.$": path}, result_path="$.failure"
-        )
+        state = sfn.Pass(self, name, state_name=f"{name}{self._suffix}", parameters={"reason.$": path}, result_path="$.failure")
         state.next(self._ending)
         return state
 
@@ -102,7 +100,11 @@ def invoke(
         retry_on_service_exceptions=False,
     )
     state.add_retry(
-        errors=_PASSING_LAMBDA_ERRORS, interval=cdk.Duration.seconds(2), max_attempts=6, backoff_rate=2, jitter_strategy=sfn.JitterType.FULL
+        errors=_PASSING_LAMBDA_ERRORS,
+        interval=cdk.Duration.seconds(2),
+        max_attempts=6,
+        backoff_rate=2,
+        jitter_strategy=sfn.JitterType.FULL,
     )
     if failure:
         state.add_catch(failure.start, result_path="$.error")
@@ -144,7 +146,11 @@ def call(
     state = sfn.CustomState(scope, name, state_json=definition)
     if retry_on:
         state.add_retry(
-            errors=list(retry_on), interval=cdk.Duration.seconds(5), max_attempts=max_attempts, backoff_rate=2, jitter_strategy=sfn.JitterType.FULL
+            errors=list(retry_on),
+            interval=cdk.Duration.seconds(5),
+            max_attempts=max_attempts,
+            backoff_rate=2,
+            jitter_strategy=sfn.JitterType.FULL,
         )
     if failure:
         state.add_catch(failure.start, result_path="$.error")
@@ -155,7 +161,14 @@ class LoggedStateMachine(Construct):
     """A standard state machine with its own role and a log of every state, without the states' data."""
 
     def __init__(
-        self, scope: Construct, construct_id: str, *, name: str, definition: sfn.IChainable, timeout: cdk.Duration, comment: str,
+        self,
+        scope: Construct,
+        construct_id: str,
+        *,
+        name: str,
+        definition: sfn.IChainable,
+        timeout: cdk.Duration,
+        comment: str,
         key: kms.IKey,
     ) -> None:
         super().__init__(scope, construct_id)

@@ -31,9 +31,7 @@ class ApiStack(cdk.Stack):
             "sagemaker:InvokeEndpoint",
             on=[self.format_arn(service="sagemaker", resource="endpoint", resource_name=settings.prefix)],
         )
-        authorizer = PythonFunction(
-            self, "Authorizer", folder="authorizer", timeout=cdk.Duration.seconds(5), memory_mb=256
-        )
+        authorizer = PythonFunction(self, "Authorizer", folder="authorizer", timeout=cdk.Duration.seconds(5), memory_mb=256)
         api = self._api(settings)
         self._routes(api, rerank, authorizer)
         self._errors(api)
@@ -92,7 +90,14 @@ class ApiStack(cdk.Stack):
             ("Unauthorized", kinds.UNAUTHORIZED, "401", "no API key: send Authorization: Bearer KEY", "authentication", {}),
             ("AccessDenied", kinds.ACCESS_DENIED, "403", "this key is not allowed here", "permission", {}),
             ("Throttled", kinds.THROTTLED, "429", "too many requests for this key", "rate_limit", {"Retry-After": "'1'"}),
-            ("Quota", kinds.QUOTA_EXCEEDED, "429", "the month's quota of this key is used up", "quota", {"Retry-After": "'3600'"}),
+            (
+                "Quota",
+                kinds.QUOTA_EXCEEDED,
+                "429",
+                "the month's quota of this key is used up",
+                "quota",
+                {"Retry-After": "'3600'"},
+            ),
             ("TooLarge", kinds.REQUEST_TOO_LARGE, "413", "the body is over the limit of 10 MB", "too_large", {}),
             ("NoRoute", kinds.MISSING_AUTHENTICATION_TOKEN, "404", "no such path", "not_found", {}),
             ("Timeout", kinds.INTEGRATION_TIMEOUT, "429", "the model is busy, try again", "busy", {"Retry-After": "'5'"}),

@@ -139,4 +139,3 @@ def _defaults(settings: Settings) -> str:
             "approval": settings.release.approval,
         }
     )
-

@@ -172,9 +172,7 @@ class ServingStack(cdk.Stack):
         )
         package = events.EventField.from_path("$.detail.ModelPackageArn")
         rule.add_target(
-            targets.SfnStateMachine(
-                deployment.machine, input=events.RuleTargetInput.from_object({"model_package": package})
-            )
+            targets.SfnStateMachine(deployment.machine, input=events.RuleTargetInput.from_object({"model_package": package}))
         )
 
 

@@ -118,9 +118,7 @@ def join(request: dict[str, Any], store: Store) -> dict[str, Any]:
             counts, reasons, pools, usual = _translate_and_split(request, sources, store, translations, folder)
         quarantine = _upload_quarantine(folder, store, prefix)
         _refuse_too_many(request, counts, reasons, store.uri(f"{prefix}/quarantine/") if quarantine else "")
-        digests = {
-            split: _fill_and_upload(split, folder, pools[split], usual, counts, store, prefix) for split in SPLITS
-        }
+        digests = {split: _fill_and_upload(split, folder, pools[split], usual, counts, store, prefix) for split in SPLITS}
     manifest = {
         "records": {split: counts[split] for split in SPLITS},
         "rejected_records": counts["rejected"],

@@ -116,9 +116,7 @@ def _upload_shards(
     shards = []
     for number, path in enumerate(paths):
         with path.open("rb") as stream:
-            lengths = {
-                row["id"]: len(row["text"]) for row in (json.loads(line) for _, line in read_lines(stream, path.name))
-            }
+            lengths = {row["id"]: len(row["text"]) for row in (json.loads(line) for _, line in read_lines(stream, path.name))}
         known = memory.known(lengths)
         counts["known_texts"] += len(known)
         counts["characters_to_translate"] += sum(length for key, length in lengths.items() if key not in known)

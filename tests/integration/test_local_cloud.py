@@ -75,7 +75,13 @@ def prepare(cloud: LocalCloud) -> None:
     s3.put_object(Bucket=BUCKET, Key="other/secret", Body=b"secret")
     trust = {
         "Version": "2012-10-17",
-        "Statement": [{"Effect": "Allow", "Principal": {"Service": "sagemaker.amazonaws.com"}, "Action": "sts:AssumeRole"}],
+        "Statement": [
+            {
+                "Effect": "Allow",
+                "Principal": {"Service": ["sagemaker.amazonaws.com", "states.amazonaws.com"]},
+                "Action": "sts:AssumeRole",
+            }
+        ],
     }
     iam.create_role(RoleName="job-role", AssumeRolePolicyDocument=json.dumps(trust))
     allow = {
@@ -336,7 +342,7 @@ def process(cloud: LocalCloud, name: str, environment: dict[str, str]) -> dict[s
         RoleArn=ROLE,
         AppSpecification={
             "ImageUri": IMAGE,
-            "ContainerEntrypoint": [Path(sys.executable).name, IMAGES["local/test-image"].command[1], "copy"],
+            "ContainerEntrypoint": [Path(sys.executable).name, "copy"],
             "ContainerArguments": ["/opt/ml/processing/output"],
         },
         Environment=environment,

@@ -62,7 +62,13 @@ def run(app: Starlette, listener: socket.socket, options: ServingOptions) -> boo
         timeout_graceful_shutdown=options.drain_seconds,
     )
     server = uvicorn.Server(config)
-    server.run(sockets=[listener])
+    try:
+        server.run(sockets=[listener])
+    except SystemExit:
+        if server.started:
+            raise
+    finally:
+        listener.close()
     return server.started
 
 

@@ -1,0 +1,67 @@
+"""The command line: `ko-reranker COMMAND --help`."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import Annotated
+
+import typer
+
+from ko_reranker import __version__
+from ko_reranker.commands import doctor, jobs, local, pipeline, run
+from ko_reranker.commands.console import errors
+from ko_reranker.commands.serve import serve
+from ko_reranker.operations.errors import OperationError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="A Korean reranker in your own AWS account, and the same stack on this machine.",
+)
+_STAGE, _IMAGE = "On a stage, local or AWS", "Commands of the container image"
+
+app.command(rich_help_panel=_STAGE)(pipeline.retrain)
+app.command(rich_help_panel=_STAGE)(pipeline.status)
+app.command(rich_help_panel=_STAGE)(pipeline.rerank)
+app.command(rich_help_panel=_STAGE)(doctor.doctor)
+app.add_typer(pipeline.models, name="models", rich_help_panel=_STAGE)
+app.command(rich_help_panel=_IMAGE)(jobs.train)
+app.command(rich_help_panel=_IMAGE)(jobs.mine)
+app.command(rich_help_panel=_IMAGE)(jobs.evaluate)
+app.command(rich_help_panel=_IMAGE)(serve)
+local.app.command()(run.deploy)
+local.app.command()(run.run)
+app.add_typer(local.app, name="local", help="The local cloud: the same templates, handlers and commands on this machine.")
+
+
+def _show_version(value: bool) -> None:
+    if value:
+        typer.echo(f"ko-reranker {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log each request to AWS: method, path, status.")] = False,
+    version: Annotated[bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print it.")] = False,
+) -> None:
+    if verbose:
+        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
+        # Method, path and status of each request. botocore's own debug log would hold bodies: text and keys.
+        logging.getLogger("urllib3.connectionpool").setLevel(logging.DEBUG)
+
+
+def main() -> None:
+    """Run the command line; what a person can act on is told in one line, without a traceback."""
+    try:
+        app()
+    except OperationError as error:
+        errors.print(f"error: {error}", style="red", markup=False)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

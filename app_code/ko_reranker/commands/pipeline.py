@@ -1,0 +1,138 @@
+"""The commands for a deployed stage, local or on AWS: retrain, status, rerank, models."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from ko_reranker.commands.console import ExecutionView, console
+from ko_reranker.operations import asking, executions, packages
+from ko_reranker.operations.errors import OperationError
+from ko_reranker.operations.project import Project
+from ko_reranker.operations.stage import Stage
+
+StageOption = Annotated[
+    str, typer.Option("--stage", help="local, dev or prod: the same commands for your machine and for AWS.")
+]
+
+models = typer.Typer(no_args_is_help=True, help="The model registry: register, list, approve.")
+
+
+def retrain(
+    stage: StageOption = "local",
+    input_json: Annotated[
+        str, typer.Option("--input", help='The execution input as JSON, such as \'{"dataset": "faq", "dry_run": true}\'.')
+    ] = "{}",
+    name: Annotated[str | None, typer.Option(help="The execution's name; a run and its files are named after it.")] = None,
+    follow: Annotated[bool, typer.Option(help="Show what happens until it ends; without, only start it.")] = True,
+) -> None:
+    """Start the retraining state machine and follow it."""
+    try:
+        execution_input = json.loads(input_json)
+    except ValueError as error:
+        raise OperationError(f"--input is not JSON: {error}") from None
+    target = Stage.connect(stage, Project.find())
+    arn = executions.start(target, "RetrainStateMachine", execution_input, name)
+    console.print(arn)
+    if not follow:
+        return
+    with ExecutionView() as view:
+        for item in executions.follow(target, arn, poll_seconds=0.5 if stage == "local" else 5.0):
+            view.show(item)
+    outcome = executions.outcome(target, arn)
+    if not outcome.succeeded:
+        raise OperationError(f"the retraining ended {outcome.status}: {outcome.cause}")
+    console.print(f"[green]✓[/] {outcome.status}")
+
+
+def status(stage: StageOption = "local") -> None:
+    """Show the live model, the endpoint and the newest executions."""
+    from botocore.exceptions import ClientError
+
+    target = Stage.connect(stage, Project.find())
+    live = target.live_model()
+    console.print(f"Live model  {live[0] + '  ' + live[1] if live else 'none yet'}")
+    endpoint = target.output("EndpointName")
+    if endpoint == "none":
+        console.print("Endpoint    off (serving.enabled is false)")
+    else:
+        try:
+            found = target.client("sagemaker").describe_endpoint(EndpointName=endpoint)
+            console.print(f"Endpoint    {endpoint}  {found['EndpointStatus']}  {found.get('FailureReason', '')}")
+        except ClientError as error:
+            console.print(f"Endpoint    {endpoint}  {escape(error.response['Error'].get('Message', str(error)))}")
+    console.print(f"API         {target.api_url}")
+    table = Table(box=None, header_style="dim")
+    for column in ("Machine", "Execution", "Status", "Started"):
+        table.add_column(column)
+    for machine in ("RetrainStateMachine", "DeployStateMachine"):
+        for item in executions.latest(target, machine, 5):
+            started = item["startDate"].astimezone().strftime("%Y-%m-%d %H:%M:%S")
+            table.add_row(machine.removesuffix("StateMachine"), item["name"], item["status"], started)
+    console.print(table)
+
+
+def rerank(
+    query: Annotated[str, typer.Option("-q", "--query", help="The question.")],
+    documents: Annotated[
+        Path | None,
+        typer.Argument(
+            exists=True, dir_okay=False, help='One document a line: text, or JSON with "text". Default: standard input.'
+        ),
+    ] = None,
+    stage: StageOption = "local",
+    top_n: Annotated[int | None, typer.Option(min=1, help="Print only the best.")] = None,
+) -> None:
+    """Rerank documents through a stage's HTTPS API."""
+    lines = (documents.read_text() if documents else sys.stdin.read()).splitlines()
+    texts = [_text(line) for line in lines if line.strip()]
+    if not texts:
+        raise OperationError("there are no documents: give a file with one a line, or pipe them in")
+    target = Stage.connect(stage, Project.find())
+    for item in asking.rerank(target.api_url, target.api_key, query, texts, top_n):
+        console.print(f"{item['relevance_score']:.4f}  {escape(texts[item['index']])}")
+
+
+def _text(line: str) -> str:
+    if line.lstrip().startswith("{"):
+        try:
+            return str(json.loads(line)["text"])
+        except (ValueError, KeyError):
+            pass
+    return line
+
+
+@models.command()
+def register(
+    model: Annotated[str, typer.Argument(help="A hub id such as BAAI/bge-reranker-v2-m3, a folder, or an s3:// prefix.")],
+    stage: StageOption = "local",
+    approve: Annotated[bool, typer.Option(help="Approve it at once, which makes it live.")] = True,
+) -> None:
+    """Put a model into the registry: how the first model is chosen."""
+    console.print(packages.register(Stage.connect(stage, Project.find()), model, approve=approve))
+
+
+@models.command("list")
+def list_models(stage: StageOption = "local") -> None:
+    """List the registry, the newest first."""
+    table = Table(box=None, header_style="dim")
+    for column in ("Version", "Approval", "ARN", "Description"):
+        table.add_column(column, overflow="fold")
+    for item in packages.packages(Stage.connect(stage, Project.find())):
+        table.add_row(str(item.version), item.approval, item.arn, escape(item.description))
+    console.print(table)
+
+
+@models.command()
+def approve(
+    package: Annotated[str, typer.Argument(help="A package's ARN or version number.")],
+    stage: StageOption = "local",
+) -> None:
+    """Approve a model package, which deploys it."""
+    console.print(f"Approved: {packages.approve(Stage.connect(stage, Project.find()), package)}")

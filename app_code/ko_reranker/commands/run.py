@@ -1,0 +1,177 @@
+"""`ko-reranker local run`: the whole stack on this machine, from an empty cloud to a ranked answer."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+import shutil
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+
+from ko_reranker.commands.console import ExecutionView, console, step
+from ko_reranker.local.cloud import LocalCloud, LocalCloudError
+from ko_reranker.local.settings import DEFAULT_GATEWAY_PORT, DEFAULT_PORT
+from ko_reranker.operations import asking, deploying, executions, packages
+from ko_reranker.operations.errors import OperationError
+from ko_reranker.operations.project import Project
+from ko_reranker.operations.stage import Stage
+
+_FREE_BYTES = 1_000_000_000
+_RELEASE_SECONDS = 300
+_SHOWN_DOCUMENTS = 5
+_SHOWN_CHARACTERS = 90
+
+
+def deploy(
+    port: Annotated[
+        int, typer.Option(help="Port of the local AWS APIs; change it when another program has it.")
+    ] = DEFAULT_PORT,
+    gateway_port: Annotated[
+        int, typer.Option(help="Port of the rerank API; change it when another program has it.")
+    ] = DEFAULT_GATEWAY_PORT,
+) -> None:
+    """Deploy the stacks into the running local cloud, and choose the first model if there is none."""
+    project = Project.find()
+    cloud = LocalCloud(project.root, port, gateway_port)
+    if not cloud.running():
+        raise OperationError("the local cloud isn't running: start it with `ko-reranker local up`")
+    _deploy(project, cloud)
+
+
+def run(
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True, dir_okay=False, help="Your own training records, .jsonl or .jsonl.gz, instead of the sample."
+        ),
+    ] = None,
+    source_language: Annotated[
+        str | None,
+        typer.Option(help="The language of --data; ko means that nothing is translated. The sample is English."),
+    ] = None,
+    once: Annotated[bool, typer.Option("--once", help="End after the answer instead of serving until Ctrl-C.")] = False,
+    seed: Annotated[int, typer.Option(help="Chooses the query that is asked at the end.")] = 0,
+    port: Annotated[
+        int, typer.Option(help="Port of the local AWS APIs; change it when another program has it.")
+    ] = DEFAULT_PORT,
+    gateway_port: Annotated[
+        int, typer.Option(help="Port of the rerank API; change it when another program has it.")
+    ] = DEFAULT_GATEWAY_PORT,
+) -> None:
+    """Deploy everything, retrain, release, and ask the rerank API, all on this machine."""
+    began = time.perf_counter()
+    project = Project.find()
+    deploying.check_node(project.root)
+    free = shutil.disk_usage(project.root).free
+    if free < _FREE_BYTES:
+        raise OperationError(f"only {free / 1e6:.0f} MB are free on the disk of {project.root}; 1000 MB are needed")
+    cloud = LocalCloud(project.root, port, gateway_port)
+    ours = not cloud.running()
+    try:
+        with step("Start the local cloud"):
+            cloud.start()
+        stage = _deploy(project, cloud)
+        execution_input = _upload(stage, data, source_language)
+        arn = _retrain(stage, execution_input)
+        _answer(stage, arn, seed)
+        console.print(f"[dim]Everything took {time.perf_counter() - began:.0f} s.[/]")
+        if not once:
+            console.print(f"Serving at {stage.api_url} until Ctrl-C; the AWS APIs are at {cloud.settings.endpoint_url}.")
+            _serve(cloud)
+    except LocalCloudError as error:
+        raise OperationError(str(error)) from None
+    finally:
+        if ours:
+            cloud.stop()
+
+
+def _deploy(project: Project, cloud: LocalCloud) -> Stage:
+    with step("cdk bootstrap"):
+        deploying.bootstrap(project.root, cloud)
+    stage = Stage.connect("local", project, cloud=cloud)
+    if not _has_live_model(stage):
+        # As on AWS: an endpoint can't start without a model, so the first deploy leaves it out.
+        with step("cdk deploy, without an endpoint yet"):
+            deploying.deploy(project.root, cloud, stage="local", settings={"serving.enabled": "false"})
+        with step("Choose the first model: register it, approve it"):
+            packages.register(stage, project.setting("local", "training.base_model"), approve=True)
+            _wait_for_live_model(stage)
+    with step("cdk deploy"):
+        deploying.deploy(project.root, cloud, stage="local")
+    return stage
+
+
+def _has_live_model(stage: Stage) -> bool:
+    try:
+        return stage.live_model() is not None
+    except OperationError:
+        return False
+
+
+def _wait_for_live_model(stage: Stage) -> None:
+    deadline = time.monotonic() + _RELEASE_SECONDS
+    while stage.live_model() is None:
+        for item in executions.latest(stage, "DeployStateMachine", 1):
+            if item["status"] not in ("RUNNING", "SUCCEEDED"):
+                cause = executions.outcome(stage, item["executionArn"]).cause
+                raise OperationError(f"the first model could not be deployed: {cause}")
+        if time.monotonic() > deadline:
+            raise OperationError(f"the first model was not deployed within {_RELEASE_SECONDS} s")
+        time.sleep(0.3)
+
+
+def _upload(stage: Stage, data: Path | None, source_language: str | None) -> dict[str, str]:
+    from ko_reranker.samples import paths
+
+    source = data or paths.SAMPLE
+    dataset = re.sub(r"[^A-Za-z0-9._-]+", "-", source.name.split(".")[0]).strip("-._") or "data" if data else "sample"
+    with step(f"Upload {source.name}"):
+        stage.client("s3").upload_file(str(source), stage.output("DataBucket"), f"raw/{dataset}/{source.name}")
+    language = {"source_language": source_language} if source_language else {}
+    return {"dataset": dataset, **language}
+
+
+def _retrain(stage: Stage, execution_input: dict[str, str]) -> str:
+    arn = executions.start(stage, "RetrainStateMachine", execution_input)
+    console.print(f"Retrain, execution {arn.rsplit(':', 1)[-1]}, input {json.dumps(execution_input)}")
+    with ExecutionView() as view:
+        for item in executions.follow(stage, arn, poll_seconds=0.5):
+            view.show(item)
+    outcome = executions.outcome(stage, arn)
+    if not outcome.succeeded:
+        raise OperationError(f"the retraining ended {outcome.status}: {outcome.cause}")
+    return arn
+
+
+def _answer(stage: Stage, arn: str, seed: int) -> None:
+    prefix = executions.outcome(stage, arn).output["request"]["prefix"]
+    body = stage.client("s3").get_object(Bucket=stage.output("DataBucket"), Key=f"{prefix}/evaluation/golden.json")["Body"]
+    golden = random.Random(seed).choice(json.loads(body.read())["queries"])  # noqa: S311 - a demonstration's choice
+    query, documents, positive = golden["query"], golden["documents"], golden["positive"]
+    results = asking.rerank(stage.api_url, stage.api_key, query, documents)
+    before = 1 + sum(score > golden["base_scores"][positive] for score in golden["base_scores"])
+    after = 1 + [item["index"] for item in results].index(positive)
+    console.print(f"\n[bold]{escape(query)}[/]")
+    for rank, item in enumerate(results[: max(_SHOWN_DOCUMENTS, after)], start=1):
+        mark = "[green]→[/]" if item["index"] == positive else " "
+        text = " ".join(documents[item["index"]].split())[:_SHOWN_CHARACTERS]
+        console.print(f"{mark} {rank:2}  {item['relevance_score']:.4f}  {escape(text)}")
+    console.print(
+        f"The known positive (→) was at rank {before} of {len(documents)} before the training and is at rank {after} now.\n"
+        "This is a tiny demonstration model, trained for seconds: it shows that the stack works, not how well Korean can be ranked."
+    )
+    line = asking.curl(stage.api_url, stage.api_key, query, documents[:3])
+    console.print(f"\nAsk it yourself:\n{escape(line)}\n")
+
+
+def _serve(cloud: LocalCloud) -> None:
+    try:
+        while cloud.running():
+            time.sleep(1)
+    except KeyboardInterrupt:
+        console.print("Stopping; the next run goes on with what is there.")

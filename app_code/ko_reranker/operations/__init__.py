@@ -1,0 +1,1 @@
+"""What people do with a deployed stage: retrain, follow, approve, ask, look."""

@@ -1,0 +1,70 @@
+"""Deploying a stage into the local cloud with the real CDK command line."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from ko_reranker.local.cloud import LocalCloud
+from ko_reranker.operations.errors import OperationError
+
+_NODE_MAJOR = 20
+
+
+def check_node(root: Path) -> None:
+    """Make sure that Node.js and the CDK command line are there.
+
+    Raises:
+        OperationError: saying what to install.
+    """
+    node = shutil.which("node")
+    if node is None:
+        raise OperationError(f"Node.js {_NODE_MAJOR} or newer is needed for the AWS CDK: install it from https://nodejs.org")
+    version = subprocess.run([node, "--version"], capture_output=True, text=True, check=True).stdout
+    found = re.match(r"v(\d+)", version)
+    if not found or int(found.group(1)) < _NODE_MAJOR:
+        raise OperationError(f"Node.js {_NODE_MAJOR} or newer is needed for the AWS CDK, and this is {version.strip()}")
+    if not _cdk(root).exists():
+        raise OperationError("the AWS CDK command line is not installed here: run `make setup`")
+
+
+def bootstrap(root: Path, cloud: LocalCloud) -> None:
+    """Run `cdk bootstrap` for the local cloud's account, once."""
+    cloudformation = cloud.client("cloudformation")
+    stacks = cloudformation.list_stacks(StackStatusFilter=["CREATE_COMPLETE", "UPDATE_COMPLETE"])["StackSummaries"]
+    if any(stack["StackName"] == "CDKToolkit" for stack in stacks):
+        return
+    # Away from cdk.json, or the app would be synthesised first.
+    with tempfile.TemporaryDirectory() as folder:
+        target = f"aws://{cloud.settings.account_id}/{cloud.settings.region}"
+        _run([str(_cdk(root)), "bootstrap", target], Path(folder), cloud)
+
+
+def deploy(root: Path, cloud: LocalCloud, *, stage: str, settings: Mapping[str, str] | None = None) -> None:
+    """Run `cdk deploy --all` of a stage into the local cloud."""
+    overrides = [argument for key, value in (settings or {}).items() for argument in ("--context", f"{key}={value}")]
+    command = [str(_cdk(root)), "deploy", "--all", "--require-approval", "never", "--progress", "events"]
+    _run([*command, "--context", f"stage={stage}", *overrides, "--output", "cdk.out/local"], root, cloud)
+
+
+def _cdk(root: Path) -> Path:
+    return root / "node_modules" / ".bin" / "cdk"
+
+
+def _run(command: Sequence[str], folder: Path, cloud: LocalCloud) -> None:
+    # cdk-nag and the CDK's own validation belong to the tests and to deploys on AWS; here they would double the time.
+    environment = {**os.environ, "CDK_VALIDATION": "false", "CDK_DISABLE_VERSION_CHECK": "1", "CI": "true"}
+    done = subprocess.run(
+        command, cwd=folder, env=cloud.process_environment(environment), capture_output=True, text=True, check=False
+    )
+    log = cloud.settings.home / "cdk.log"
+    with log.open("a") as stream:
+        stream.write(f"$ {' '.join(command)}\n{done.stdout}\n{done.stderr}\n")
+    if done.returncode:
+        tail = "\n".join((done.stdout + done.stderr).strip().splitlines()[-15:])
+        raise OperationError(f"`cdk {command[1]}` failed; its whole output is in {log} and ends:\n{tail}")

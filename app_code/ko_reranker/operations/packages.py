@@ -1,0 +1,108 @@
+"""Model packages: put a model into the registry, list what is there, approve."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from ko_reranker.operations.errors import OperationError
+from ko_reranker.operations.stage import Stage
+
+
+@dataclass(frozen=True, slots=True)
+class ModelPackage:
+    """A version in the registry.
+
+    Attributes:
+        arn: its ARN.
+        version: its number, from 1.
+        approval: Approved, PendingManualApproval or Rejected.
+        description: for a trained one, the gate's sentence.
+    """
+
+    arn: str
+    version: int
+    approval: str
+    description: str
+
+
+def register(stage: Stage, model: str, *, approve: bool) -> str:
+    """Put a model into the stage's bucket and registry and return the package's ARN.
+
+    Args:
+        model: a hub id, a folder, an S3 URI, or ``sample:tiny``.
+        approve: approve it at once, which deploys it.
+
+    Raises:
+        OperationError: when there is no such model.
+    """
+    from ko_reranker.models import ModelNotFoundError, resolve_model
+
+    try:
+        folder = resolve_model(model)
+    except ModelNotFoundError as error:
+        raise OperationError(str(error)) from None
+    uri = _upload(stage, folder, model)
+    container = {
+        "Image": stage.output("ImageUri"),
+        "ModelDataSource": {"S3DataSource": {"S3Uri": uri, "S3DataType": "S3Prefix", "CompressionType": "None"}},
+    }
+    answer = stage.client("sagemaker").create_model_package(
+        ModelPackageGroupName=stage.output("ModelPackageGroup"),
+        ModelPackageDescription=f"{model}, registered by hand",
+        ModelApprovalStatus="Approved" if approve else "PendingManualApproval",
+        InferenceSpecification={
+            "Containers": [container],
+            "SupportedContentTypes": ["application/json"],
+            "SupportedResponseMIMETypes": ["application/json"],
+        },
+        CustomerMetadataProperties={"source": model[:256], "golden": ""},
+    )
+    return answer["ModelPackageArn"]
+
+
+def _upload(stage: Stage, folder: Path, model: str) -> str:
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    digest = hashlib.sha256()
+    for path in files:
+        digest.update(f"{path.relative_to(folder)}\n{path.stat().st_size}\n".encode())
+        with path.open("rb") as stream:
+            digest.update(hashlib.file_digest(stream, "sha256").digest())
+    # The content is part of the key: what a release points to is never changed afterwards.
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", model).strip("-")[-60:]
+    prefix = f"models/base/{name}-{digest.hexdigest()[:12]}/"
+    bucket, s3 = stage.output("DataBucket"), stage.client("s3")
+    for path in files:
+        s3.upload_file(str(path), bucket, f"{prefix}{path.relative_to(folder).as_posix()}")
+    return f"s3://{bucket}/{prefix}"
+
+
+def packages(stage: Stage) -> Iterator[ModelPackage]:
+    """Yield the registry's packages, the newest first."""
+    pages = stage.client("sagemaker").get_paginator("list_model_packages")
+    for page in pages.paginate(
+        ModelPackageGroupName=stage.output("ModelPackageGroup"), SortBy="CreationTime", SortOrder="Descending"
+    ):
+        for item in page["ModelPackageSummaryList"]:
+            yield ModelPackage(
+                item["ModelPackageArn"],
+                item.get("ModelPackageVersion", 0),
+                item.get("ModelApprovalStatus", ""),
+                item.get("ModelPackageDescription", ""),
+            )
+
+
+def approve(stage: Stage, package: str) -> str:
+    """Approve a package, by ARN or version number, and return its ARN; the deploy state machine starts by itself.
+
+    Raises:
+        OperationError: when there is no such package.
+    """
+    for item in packages(stage):
+        if package in (item.arn, str(item.version)):
+            stage.client("sagemaker").update_model_package(ModelPackageArn=item.arn, ModelApprovalStatus="Approved")
+            return item.arn
+    raise OperationError(f"no model package {package!r} in the registry: see `ko-reranker models list --stage {stage.name}`")

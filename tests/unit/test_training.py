@@ -1,0 +1,324 @@
+"""What users rely on in training: the recipe's gradient on any number of workers, exact resumption, clear failures."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file
+from transformers import AutoModelForSequenceClassification
+
+from ko_reranker.container import JobError, ProcessingFolders, Resources, TrainingFolders
+from ko_reranker.data.jsonl import read_record_file, write_jsonl
+from ko_reranker.data.records import TrainingRecord
+from ko_reranker.models import resolve_model
+from ko_reranker.rankers import load_ranker
+from ko_reranker.rankers.pairs import PairEncoder
+from ko_reranker.samples import paths, tiny_model
+from training_job import groups, launch
+from training_job.mine import mine
+from training_job.settings import load_recipe, recipe_names
+from training_job.train import Worker, train
+
+ALONE = Worker(rank=0, world=1, local_rank=0, device=torch.device("cpu"))
+QUICK = {"recipe": "tiny", "epochs": "1", "batch_queries": "5", "checkpoint_every_steps": "2", "log_every_steps": "1"}
+PROGRESS = re.compile(
+    r"^step=\d+/\d+ epoch=\d+\.\d+ loss=\d+\.\d+ learning_rate=\d\.\de[+-]\d\d queries_per_second=\d+\.\d eta_seconds=\d+$"
+)
+
+
+def job(base: Path, records: list[TrainingRecord], hyperparameters: dict[str, str] = QUICK) -> TrainingFolders:
+    folders = TrainingFolders(base)
+    folders.dataset.mkdir(parents=True)
+    folders.config.mkdir(parents=True)
+    write_jsonl(folders.dataset / "train.jsonl", [record.to_json() for record in records])
+    (folders.config / "hyperparameters.json").write_text(json.dumps(hyperparameters))
+    return folders
+
+
+@pytest.fixture(scope="module")
+def records() -> list[TrainingRecord]:
+    """Twenty-two records of the sample, with 3 negatives, 1 or none."""
+    found = list(read_record_file(paths.SAMPLE))[:22]
+    found[3] = found[3].with_negatives(found[3].negatives[:1])
+    assert {len(record.negatives) for record in found} == {0, 1, 3}
+    return found
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, records) -> TrainingFolders:
+    folders = job(tmp_path_factory.mktemp("alone"), records)
+    train(load_recipe(QUICK), folders, ALONE)
+    return folders
+
+
+def weights(folders: TrainingFolders) -> dict[str, torch.Tensor]:
+    return load_file(folders.model / "model.safetensors")
+
+
+def assert_same_ranker(one: TrainingFolders, other: TrainingFolders) -> None:
+    """Compare by scores: weights that the loss cannot see, such as key biases, move with the rounding."""
+    record = next(iter(read_record_file(one.dataset / "train.jsonl")))
+    scores = [load_ranker(folders.model).score(record.query, [*record.positives, *record.negatives]) for folders in (one, other)]
+    np.testing.assert_allclose(scores[0], scores[1], atol=1e-3)
+
+
+# The loss.
+
+
+def test_the_loss_of_even_groups_is_the_cross_entropy_of_the_first_passage() -> None:
+    logits = torch.randn(12)
+    expected = F.cross_entropy(logits.view(3, 4), torch.zeros(3, dtype=torch.long), reduction="sum")
+    torch.testing.assert_close(groups.group_loss(logits, [4, 4, 4]), expected)
+
+
+def test_the_loss_of_uneven_groups_is_the_sum_of_each_groups_own() -> None:
+    logits = torch.randn(9, requires_grad=True)
+    loss = groups.group_loss(logits, [4, 1, 2, 2])
+    alone = [groups.group_loss(part, [len(part)]) for part in logits.split([4, 1, 2, 2])]
+    torch.testing.assert_close(loss, sum(alone))
+    assert alone[1] == 0  # a group of one has nothing to compare
+    (gradient,) = torch.autograd.grad(loss, logits)
+    assert torch.isfinite(gradient).all()
+    assert gradient[4] == 0
+
+
+def test_a_step_takes_every_record_once_an_epoch_and_the_last_one_what_is_left(records) -> None:
+    encoder = PairEncoder(tiny_model.load_tokenizer(), 64)
+    sampler = groups.GroupSampler(records, encoder, group_size=3, batch_queries=5, seed=0)
+    assert sampler.steps_per_epoch == 5
+    batches = [sampler.batch(step) for step in range(5)]
+    assert [len(batch) for batch in batches] == [5, 5, 5, 5, 2]
+    assert {len(group.pairs) for batch in batches for group in batch} == {1, 2, 3}
+    assert sampler.batch(3) == batches[3]
+    assert sampler.batch(5) != batches[0]  # another epoch, another order
+
+
+def test_workers_share_a_batch_without_loss(records) -> None:
+    encoder = PairEncoder(tiny_model.load_tokenizer(), 64)
+    batch = groups.GroupSampler(records, encoder, group_size=3, batch_queries=7, seed=0).batch(0)
+    shares = [groups.share_of(batch, rank, 3) for rank in range(3)]
+    assert sorted(map(len, shares)) == [2, 2, 3]
+    assert sum(len(part) for share in shares for part in groups.micro_batches(share, 2)) == 7
+
+
+# Settings.
+
+
+def test_every_shipped_recipe_is_valid_and_v1_is_the_published_one() -> None:
+    recipes = {name: load_recipe({"recipe": name}) for name in recipe_names()}
+    assert set(recipes) == {"ko-reranker-v1", "ko-reranker-v2", "tiny"}
+    v1 = recipes["ko-reranker-v1"]
+    assert (v1.base_model, v1.learning_rate, v1.precision) == ("BAAI/bge-reranker-large", 5e-6, "fp16")
+    assert (v1.epochs, v1.batch_queries, v1.group_size, v1.max_length, v1.weight_decay) == (3, 32 * 4, 3, 512, 0.01)
+    assert load_recipe({}).base_model == "BAAI/bge-reranker-v2-m3"
+
+
+@pytest.mark.parametrize(
+    ("hyperparameters", "message"),
+    [
+        ({"recipe": "huge"}, "no recipe 'huge'; there are ko-reranker-v1"),
+        ({"lr": "1e-4"}, "Unknown hyperparameter 'lr'; known are recipe, base_model, learning_rate"),
+        ({"learning_rate": "fast"}, "learning_rate = 'fast'"),
+        ({"learning_rate": "nan"}, "learning_rate"),
+        ({"group_size": "1"}, "group_size = '1'"),
+        ({"precision": "int8"}, "precision = 'int8'"),
+    ],
+)
+def test_wrong_settings_are_named(hyperparameters, message) -> None:
+    with pytest.raises(JobError, match=re.escape(message)):
+        load_recipe(hyperparameters)
+
+
+# The run.
+
+
+def test_the_model_loads_with_transformers_and_as_a_ranker(trained) -> None:
+    model = AutoModelForSequenceClassification.from_pretrained(trained.model)
+    assert model.config.num_labels == 1
+    assert load_ranker(trained.model).max_length == json.loads((trained.model / "reranker.json").read_text())["max_length"]
+    card = json.loads((trained.model / "run_card.json").read_text())
+    assert card["dataset"]["records"] == 22
+    assert card["recipe"]["epochs"] == 1
+    assert len(card["dataset"]["sha256"]) == 64
+
+
+def test_training_moves_the_weights_and_is_reproducible(trained, tmp_path, records) -> None:
+    again = job(tmp_path, records)
+    train(load_recipe(QUICK), again, ALONE)
+    first, second = weights(trained), weights(again)
+    base = load_file(resolve_model("sample:tiny") / "model.safetensors")
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert not torch.equal(first["classifier.dense.weight"], base["classifier.dense.weight"])
+
+
+def test_smaller_micro_batches_give_the_same_model(trained, tmp_path, records) -> None:
+    split = job(tmp_path, records)
+    train(load_recipe(QUICK | {"micro_batch_queries": "2"}), split, ALONE)
+    assert_same_ranker(split, trained)
+
+
+def test_a_killed_and_resumed_run_ends_with_the_same_weights(trained, tmp_path, records, monkeypatch, capsys) -> None:
+    folders = job(tmp_path, records)
+    whole_batch = groups.GroupSampler.batch
+
+    def killed_at_step_3(sampler, step):
+        if step == 3:
+            raise KeyboardInterrupt
+        return whole_batch(sampler, step)
+
+    monkeypatch.setattr(groups.GroupSampler, "batch", killed_at_step_3)
+    with pytest.raises(KeyboardInterrupt):
+        train(load_recipe(QUICK), folders, ALONE)
+    monkeypatch.undo()
+    (folders.checkpoints / "step-00000099.pt").write_bytes(b"cut off on its way")
+    train(load_recipe(QUICK), folders, ALONE)
+    output = capsys.readouterr().out
+    assert "Resuming after step 2 of 5" in output
+    assert "Passing over step-00000099.pt" in output
+    assert all(torch.equal(value, weights(trained)[name]) for name, value in weights(folders).items())
+
+
+def test_a_checkpoint_of_another_run_is_not_resumed_from(trained) -> None:
+    with pytest.raises(JobError, match="learning_rate differ"):
+        train(load_recipe(QUICK | {"learning_rate": "1e-3"}), trained, ALONE)
+
+
+def test_progress_lines_can_be_parsed(tmp_path, records, capsys) -> None:
+    train(load_recipe(QUICK), job(tmp_path, records), ALONE)
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("step=")]
+    assert len(lines) == 5
+    assert all(PROGRESS.match(line) for line in lines)
+
+
+def test_fp16_on_a_cpu_trains_in_fp32_and_says_so(tmp_path, records, capsys) -> None:
+    train(load_recipe(QUICK | {"precision": "fp16"}), job(tmp_path, records[:5]), ALONE)
+    assert "fp16 needs a GPU" in capsys.readouterr().out
+
+
+def test_a_loss_that_is_no_number_stops_the_run(tmp_path, records) -> None:
+    base = tmp_path / "broken"
+    tiny_model.build(base)
+    model = AutoModelForSequenceClassification.from_pretrained(base)
+    torch.nn.init.constant_(model.classifier.out_proj.weight, math.nan)
+    model.save_pretrained(base)
+    with pytest.raises(JobError, match="The loss became nan at step 1: lower learning_rate"):
+        train(load_recipe(QUICK | {"base_model": str(base)}), job(tmp_path / "job", records), ALONE)
+
+
+def test_records_without_any_negative_ask_for_mining(tmp_path, records) -> None:
+    bare = [record.with_negatives(()) for record in records]
+    with pytest.raises(JobError, match=r"No record of train\.jsonl has a negative: mine negatives"):
+        train(load_recipe(QUICK), job(tmp_path, bare), ALONE)
+
+
+# The launcher: real torchrun, real processes.
+
+
+def test_hosts_meet_at_the_first_one_unless_told_otherwise() -> None:
+    two = Resources("algo-2", ("algo-1", "algo-2"), "eth0")
+    command = launch.torchrun_command(two, 4, {})
+    assert {"--nnodes=2", "--node_rank=1", "--nproc_per_node=4", "--master_addr=algo-1", "--master_port=7777"} <= set(command)
+    local = launch.torchrun_command(two, 1, {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "5555"})
+    assert {"--master_addr=127.0.0.1", "--master_port=5555"} <= set(local)
+    environment = launch.worker_environment(two, 1, {"OMP_NUM_THREADS": "3"})
+    assert environment["GLOO_SOCKET_IFNAME"] == environment["NCCL_SOCKET_IFNAME"] == "eth0"
+    assert "OMP_NUM_THREADS" not in environment
+
+
+def start_host(folders: TrainingFolders, **variables: str) -> subprocess.Popen:
+    code = (
+        "import sys; from pathlib import Path; from ko_reranker.container import TrainingFolders, base_dir; "
+        "from training_job.launch import run_training; sys.exit(run_training(TrainingFolders(base_dir())))"
+    )
+    environment = os.environ | {"SAGEMAKER_BASE_DIR": str(folders.base), "OMP_NUM_THREADS": "1"} | variables
+    return subprocess.Popen(
+        [sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def two_hosts(base: Path, records, hyperparameters=QUICK) -> tuple[list[TrainingFolders], list[subprocess.Popen]]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    hosts = ["algo-1", "algo-2"]
+    folders = [job(base / host, records, hyperparameters) for host in hosts]
+    loopback = "lo0" if sys.platform == "darwin" else "lo"
+    for host, folder in zip(hosts, folders, strict=True):
+        resources = {"current_host": host, "hosts": hosts, "network_interface_name": loopback}
+        (folder.config / "resourceconfig.json").write_text(json.dumps(resources))
+    return folders, [start_host(folder, MASTER_ADDR="127.0.0.1", MASTER_PORT=port) for folder in folders]
+
+
+def test_two_hosts_train_the_model_that_one_does(trained, tmp_path, records) -> None:
+    folders, processes = two_hosts(tmp_path, records)
+    outputs = [process.communicate(timeout=120)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], outputs
+    assert "step=5/5" in outputs[0]
+    assert_same_ranker(folders[0], trained)
+
+
+def test_a_failure_of_the_second_host_reaches_the_first(tmp_path, records) -> None:
+    folders, processes = two_hosts(tmp_path, records)
+    # Only the second host's records are broken, after its launcher has looked: its worker finds out.
+    (folders[1].dataset / "train.jsonl").write_text('{"query": ""}\n')
+    outputs = [process.communicate(timeout=120)[0] for process in processes]
+    assert [process.returncode for process in processes] == [1, 1], outputs
+    own = "train.jsonl line 1: pos: needs at least one passage."
+    assert folders[1].failure.read_text() == own
+    assert folders[0].failure.read_text() == f"Another host of this job failed first: {own}"
+
+
+def test_a_stop_writes_a_checkpoint_and_is_no_failure(tmp_path, records) -> None:
+    folders = job(tmp_path, records, QUICK | {"epochs": "1000", "checkpoint_every_steps": "100000"})
+    process = start_host(folders)
+    for line in process.stdout:
+        if line.startswith("step=3/"):
+            process.send_signal(signal.SIGTERM)
+            break
+    started = time.monotonic()
+    process.communicate(timeout=60)
+    assert time.monotonic() - started < 30
+    assert process.returncode == launch.STOPPED
+    assert list(folders.checkpoints.glob("step-*.pt"))
+    assert not folders.failure.exists()
+
+
+def test_wrong_settings_end_in_the_failure_file(tmp_path, records, capsys) -> None:
+    folders = job(tmp_path, records, {"recipe": "tiny", "lr": "1"})
+    assert launch.run_training(folders) == 1
+    assert folders.failure.read_text().startswith("Unknown hyperparameter 'lr'")
+
+
+# Mining.
+
+
+def test_mining_tops_up_negatives_of_each_split_from_its_own_passages(tmp_path, records) -> None:
+    folders = ProcessingFolders(tmp_path)
+    folders.dataset.mkdir(parents=True)
+    splits = {"train": records[:14], "dev": records[14:]}
+    for name, part in splits.items():
+        write_jsonl(folders.dataset / f"{name}.jsonl", [record.to_json() for record in part])
+    report = mine(folders, negatives=5, seed=0)
+    for name, part in splits.items():
+        mined = list(read_record_file(folders.output / f"{name}.jsonl"))
+        own = {passage for record in part for passage in (*record.positives, *record.negatives)}
+        assert [record.query for record in mined] == [record.query for record in part]
+        for before, after in zip(part, mined, strict=True):
+            assert after.negatives[: len(before.negatives)] == before.negatives
+            assert len(set(after.negatives)) == len(after.negatives) == 5
+            assert set(after.negatives) <= own - set(after.positives)
+        assert report[name]["records_without_negatives_before"] == sum(not record.negatives for record in part)
+    assert json.loads((folders.output / "mining.json").read_text()) == report
