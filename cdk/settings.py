@@ -171,7 +171,7 @@ def load_settings(context: Mapping[str, Any]) -> Settings:
     for key, value in context.items():
         section, dot, _ = key.partition(".")
         # Feature flags (@aws-cdk/…) and look-ups have dots, too; only ours begin with one of our sections.
-        if dot and section in Settings.model_fields or key in ("name", "region"):
+        if (dot and section in Settings.model_fields) or key in ("name", "region"):
             _set(merged, key, value)
     try:
         return Settings(stage=stage, **merged)

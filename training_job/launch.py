@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -36,11 +37,16 @@ def run_training(folders: TrainingFolders) -> int:
         fail(describe(error), folders.failure)
         print(describe(error), file=sys.stderr, flush=True)
         return 1
-    return 1 if code else 0
+    if code != 0:  # torchrun ends its log with a trace of itself: the reason goes last, where people look
+        print(folders.failure.read_text(encoding="utf-8"), file=sys.stderr, flush=True)
+        return 1
+    return 0
 
 
 def workers_per_host() -> int:
     """Return how many workers a host runs: one per GPU, or one."""
+    if shutil.which("nvidia-smi") is None:
+        return 1  # known without the seconds that importing torch takes
     import torch
 
     return torch.cuda.device_count() or 1

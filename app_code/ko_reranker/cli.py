@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 import sys
+from importlib.util import find_spec
 from typing import Annotated
 
 import typer
 
 from ko_reranker import __version__
-from ko_reranker.commands import doctor, jobs, local, pipeline, run
+from ko_reranker.commands import doctor, jobs, pipeline
 from ko_reranker.commands.console import errors
 from ko_reranker.commands.serve import serve
 from ko_reranker.operations.errors import OperationError
@@ -32,9 +33,13 @@ app.command(rich_help_panel=_IMAGE)(jobs.train)
 app.command(rich_help_panel=_IMAGE)(jobs.mine)
 app.command(rich_help_panel=_IMAGE)(jobs.evaluate)
 app.command(rich_help_panel=_IMAGE)(serve)
-local.app.command()(run.deploy)
-local.app.command()(run.run)
-app.add_typer(local.app, name="local", help="The local cloud: the same templates, handlers and commands on this machine.")
+# The container image comes without the extra `local`.
+if find_spec("ministack"):
+    from ko_reranker.commands import local, run
+
+    local.app.command()(run.deploy)
+    local.app.command()(run.run)
+    app.add_typer(local.app, name="local", help="The local cloud: the same templates, handlers and commands on this machine.")
 
 
 def _show_version(value: bool) -> None:

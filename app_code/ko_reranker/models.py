@@ -61,7 +61,7 @@ def _checked(folder: Path, address: str) -> Path:
 def _tiny_model() -> Path:
     from ko_reranker.samples import tiny_model
 
-    folder = cache_dir() / f"tiny-{tiny_model.VERSION}"
+    folder = cache_dir() / f"tiny-{tiny_model.version()}"
     return folder if folder.is_dir() else _publish(folder, tiny_model.build)
 
 

@@ -88,7 +88,7 @@ class Deployment(Construct):
                 "status.$": "$.ModelApprovalStatus",
                 "image.$": "$.InferenceSpecification.Containers[0].Image",
                 "data.$": "$.InferenceSpecification.Containers[0].ModelDataSource.S3DataSource.S3Uri",
-                "metadata.$": 'States.JsonMerge(States.StringToJson(\'{"golden":""}\'), $.CustomerMetadataProperties, false)',
+                "metadata.$": 'States.JsonMerge(States.StringToJson(\'{"golden":"none"}\'), $.CustomerMetadataProperties, false)',
             },
             result_path="$.package",
             failure=failed,

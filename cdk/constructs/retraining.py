@@ -26,11 +26,12 @@ class Functions:
     check_input: PythonFunction
     plan: PythonFunction
     translate: PythonFunction
+    shard_failures: PythonFunction
     join: PythonFunction
     gate: PythonFunction
 
     def all(self) -> tuple[PythonFunction, ...]:
-        return (self.check_input, self.plan, self.translate, self.join, self.gate)
+        return (self.check_input, self.plan, self.translate, self.shard_failures, self.join, self.gate)
 
 
 class Retraining(Construct):
@@ -153,7 +154,17 @@ class Retraining(Construct):
             sfn.Pass(self, "Shard translated", parameters={"shard.$": "$.shard", "texts.$": "$.cursor"})
         )
         shards.item_processor(translate.next(finished))
-        shards.add_catch(self._failure.start, result_path="$.error")
+        explain = invoke(
+            self,
+            "Find out why shards failed",
+            self._functions.shard_failures.function,
+            {"prefix.$": "$.request.prefix"},
+            comment="The map says only that too many did",
+            result_path="$.error",
+            failure=self._failure,
+        )
+        shards.add_catch(explain, result_path="$.error")
+        explain.next(self._failure.start)
         return shards
 
     # ---------------------------------------------------------------- a dataset to a registered model

@@ -137,7 +137,7 @@ def call(
         "Comment": comment,
         "Resource": f"arn:{cdk.Aws.PARTITION}:states:::{resource}",
         "Parameters": dict(parameters),
-        "ResultPath": result_path,
+        "ResultPath": result_path or sfn.JsonPath.DISCARD,
     }
     if result_selector:
         definition["ResultSelector"] = dict(result_selector)

@@ -79,6 +79,7 @@ class PipelineStack(cdk.Stack):
                 timeout=minutes(15),
                 environment={**bucket, **memory, "CONCURRENCY": str(translation.requests_in_flight)},
             ),
+            shard_failures=PythonFunction(self, "ShardFailures", folder="shard_failures", library=_LIBRARY, environment=bucket),
             join=PythonFunction(
                 self,
                 "Join",
@@ -108,6 +109,7 @@ class PipelineStack(cdk.Stack):
         # TranslateText knows no resources, terminologies aside; GetTerminology is implied by naming one.
         functions.translate.allow("translate:TranslateText", on=["*"])
         allow_objects(functions.join.role, data, read=["raw/", "runs/"], write=["runs/"], delete=["runs/"])
+        allow_objects(functions.shard_failures.role, data, read=["runs/"])
         allow_objects(functions.gate.role, data, read=["runs/"])
         return functions
 

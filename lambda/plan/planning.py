@@ -139,8 +139,8 @@ def _message(request: dict[str, Any], figures: dict[str, Any]) -> str:
     if not request["translate"]:
         return f"{figures['records']} records are in {request['target_language']} already: nothing to translate"
     estimate = (
-        f"{figures['distinct_texts']} distinct texts in {figures['records']} records, {figures['known_texts']} of them translated "
-        f"before; {figures['characters_to_translate']} characters to translate cost about ${figures['usd']:.2f}"
+        f"{figures['distinct_texts']} distinct texts in {figures['records']} records, {figures['known_texts']} of them known "
+        f"already; {figures['characters_to_translate']} characters to translate cost about ${figures['usd']:.2f}"
     )
     if figures["within_budget"]:
         return estimate

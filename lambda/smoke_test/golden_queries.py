@@ -26,12 +26,12 @@ _ANY = {
 }
 
 
-def check_endpoint(endpoint: str, golden_uri: str | None, s3: Any, runtime: Any) -> dict[str, Any]:
+def check_endpoint(endpoint: str, golden_uri: str, s3: Any, runtime: Any) -> dict[str, Any]:
     """Ask every golden query and compare.
 
     Args:
         endpoint: the endpoint's name.
-        golden_uri: the S3 URI of a ``golden.json``, or None or an empty string for a model without one.
+        golden_uri: the S3 URI of a ``golden.json``, or ``none`` for a model without one.
 
     Returns:
         ``queries`` asked and ``max_difference``, the largest difference of a score (0 to 1) from the golden one.
@@ -40,7 +40,7 @@ def check_endpoint(endpoint: str, golden_uri: str | None, s3: Any, runtime: Any)
         PipelineError: naming the query's number and what was wrong with the answer.
     """
     queries = [_ANY]
-    if golden_uri:
+    if golden_uri != "none":
         parts = urlsplit(golden_uri)
         body = s3.get_object(Bucket=parts.netloc, Key=parts.path.lstrip("/"))["Body"].read()
         queries = json.loads(body)["queries"]
@@ -52,7 +52,7 @@ def check_endpoint(endpoint: str, golden_uri: str | None, s3: Any, runtime: Any)
             worst = max(worst, difference)
             if difference > TOLERANCE:
                 raise PipelineError(
-                    f"golden query {number}: document {index} scores {scores[index]:.4f}, and {expected:.4f} in the evaluation: "
+                    f"golden query {number}: document {index} scores {scores[index]:.4f}, in the evaluation {expected:.4f}: "
                     "the endpoint does not serve the model that was asked for"
                 )
     return {"queries": len(queries), "max_difference": round(worst, 6)}

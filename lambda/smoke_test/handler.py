@@ -16,4 +16,4 @@ RUNTIME = boto3.client("sagemaker-runtime", config=Config(read_timeout=60, retri
 
 
 def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
-    return check_endpoint(ENDPOINT, event.get("golden"), S3, RUNTIME)
+    return check_endpoint(ENDPOINT, event["golden"], S3, RUNTIME)

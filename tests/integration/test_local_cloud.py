@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -268,14 +269,15 @@ def test_log_lines_arrive_while_the_job_runs(cloud: LocalCloud) -> None:
     sagemaker, logs = cloud.client("sagemaker"), cloud.client("logs")
     sagemaker.create_training_job(**training_request("slow", HyperParameters={"step_seconds": "20"}))
 
+    group = {"logGroupName": "/aws/sagemaker/TrainingJobs"}
+
     def first_line() -> bool:
         try:
-            events = logs.filter_log_events(logGroupName="/aws/sagemaker/TrainingJobs", logStreamNamePrefix="slow/algo-1")[
-                "events"
-            ]
-        except ClientError:
+            streams = logs.describe_log_streams(**group, logStreamNamePrefix="slow/algo-1")["logStreams"]
+            events = logs.get_log_events(**group, logStreamName=streams[0]["logStreamName"])["events"]
+        except (ClientError, IndexError):
             return False
-        return any(e["message"].startswith("step=1/3") for e in events)
+        return [e["message"] for e in events] == ["step=1/3 loss=1.0000"]
 
     eventually(first_line)
     assert sagemaker.describe_training_job(TrainingJobName="slow")["TrainingJobStatus"] == "InProgress"
@@ -504,3 +506,32 @@ def test_the_server_and_its_processes_end_with_the_program_that_started_it(tmp_p
     starter.wait()
     starter.stdout.close()
     eventually(lambda: not cloud._locked())
+
+
+def test_a_crash_takes_the_processes_along_and_loses_little(tmp_path: Path) -> None:
+    cloud = LocalCloud(tmp_path, port=free_port(), gateway_port=free_port(), images=IMAGES, snapshot_seconds=0.5)
+    cloud.start()
+    prepare(cloud)
+    deploy_model(cloud, "kept")
+    cloud.client("sagemaker").create_endpoint(EndpointName="ko", EndpointConfigName="kept")
+    settled(cloud, "ko")
+    serving = [int(pid) for pid in _pids_of("local_cloud_image.py serve")]
+    assert serving
+    time.sleep(1.5)
+    server = cloud._server()
+    assert server is not None
+    os.kill(server["pid"], signal.SIGKILL)
+    eventually(lambda: not any(alive(pid) for pid in serving))
+
+    cloud.start()
+    try:
+        assert settled(cloud, "ko")["EndpointStatus"] == "InService"
+        assert ask(cloud, "ko")["reply"] == "kept"
+    finally:
+        cloud.stop()
+
+
+def _pids_of(words: str) -> list[str]:
+    """Process ids, among this test's descendants, of the commands that contain ``words``."""
+    listing = subprocess.run(["ps", "-A", "-ww", "-o", "pid=,command="], capture_output=True, text=True, check=True).stdout
+    return [line.split()[0] for line in listing.splitlines() if words in line]

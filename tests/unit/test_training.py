@@ -17,9 +17,12 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+import typer
 from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification
+from typer.testing import CliRunner
 
+from ko_reranker.commands import jobs
 from ko_reranker.container import JobError, ProcessingFolders, Resources, TrainingFolders
 from ko_reranker.data.jsonl import read_record_file, write_jsonl
 from ko_reranker.data.records import TrainingRecord
@@ -71,7 +74,9 @@ def weights(folders: TrainingFolders) -> dict[str, torch.Tensor]:
 def assert_same_ranker(one: TrainingFolders, other: TrainingFolders) -> None:
     """Compare by scores: weights that the loss cannot see, such as key biases, move with the rounding."""
     record = next(iter(read_record_file(one.dataset / "train.jsonl")))
-    scores = [load_ranker(folders.model).score(record.query, [*record.positives, *record.negatives]) for folders in (one, other)]
+    scores = [
+        load_ranker(folders.model).score(record.query, [*record.positives, *record.negatives]) for folders in (one, other)
+    ]
     np.testing.assert_allclose(scores[0], scores[1], atol=1e-3)
 
 
@@ -208,6 +213,13 @@ def test_fp16_on_a_cpu_trains_in_fp32_and_says_so(tmp_path, records, capsys) -> 
     assert "fp16 needs a GPU" in capsys.readouterr().out
 
 
+def test_bf16_trains_too_and_keeps_the_weights_in_fp32(tmp_path, records) -> None:
+    folders = job(tmp_path, records[:5])
+    train(load_recipe(QUICK | {"precision": "bf16"}), folders, ALONE)
+    assert {value.dtype for value in weights(folders).values()} == {torch.float32}
+    assert json.loads((folders.model / "run_card.json").read_text())["precision_used"] == "bf16"
+
+
 def test_a_loss_that_is_no_number_stops_the_run(tmp_path, records) -> None:
     base = tmp_path / "broken"
     tiny_model.build(base)
@@ -302,7 +314,38 @@ def test_wrong_settings_end_in_the_failure_file(tmp_path, records, capsys) -> No
     assert folders.failure.read_text().startswith("Unknown hyperparameter 'lr'")
 
 
-# Mining.
+# Mining, and the commands.
+
+
+@pytest.fixture(scope="module")
+def program() -> typer.Typer:
+    app = typer.Typer()
+    for command in (jobs.train, jobs.mine, jobs.evaluate):
+        app.command()(command)
+    return app
+
+
+def test_the_train_command_trains_under_its_base_folder(program, tmp_path, records, monkeypatch) -> None:
+    monkeypatch.setenv("SAGEMAKER_BASE_DIR", str(tmp_path))
+    folders = job(tmp_path, records[:5])
+    result = CliRunner().invoke(program, ["train"])
+    assert result.exit_code == 0, result.output
+    assert (folders.model / "model.safetensors").is_file()
+
+
+def test_a_processing_job_that_fails_leaves_its_sentence_and_exit_code_1(program, tmp_path) -> None:
+    result = CliRunner().invoke(program, ["mine", "--base-dir", str(tmp_path)])
+    assert result.exit_code == 1
+    sentence = ProcessingFolders(tmp_path).failure.read_text()
+    assert sentence.startswith("There is no train.jsonl in")
+    assert sentence in result.output
+
+
+def test_every_option_says_why_one_would_change_it(program) -> None:
+    commands = typer.main.get_command(program).commands.values()
+    options = [option for command in commands for option in command.params if option.name != "help"]
+    assert len(options) > 8
+    assert all(len(option.help) > 40 for option in options)
 
 
 def test_mining_tops_up_negatives_of_each_split_from_its_own_passages(tmp_path, records) -> None:

@@ -12,6 +12,7 @@ from typing import Any, BinaryIO
 from ko_reranker.data.records import RecordError, TrainingRecord, parse_record
 
 SUFFIXES = (".jsonl", ".jsonl.gz")
+_BUFFER_BYTES = 1 << 20
 
 
 def read_lines(stream: BinaryIO, name: str) -> Iterator[tuple[int, bytes]]:
@@ -21,11 +22,12 @@ def read_lines(stream: BinaryIO, name: str) -> Iterator[tuple[int, bytes]]:
         stream: the bytes as stored.
         name: the file's name; ``.gz`` means that the stream is gzip.
     """
-    # S3 bodies are raw streams without readinto on older botocore; GzipFile only asks for read().
-    lines = gzip.GzipFile(fileobj=stream) if name.endswith(".gz") else stream
-    if not hasattr(lines, "readline"):
-        lines = io.BufferedReader(lines)  # type: ignore[arg-type]
-    for number, line in enumerate(lines, start=1):
+    if name.endswith(".gz"):
+        stream = gzip.GzipFile(fileobj=stream)  # type: ignore[assignment]
+    elif not isinstance(stream, io.BufferedIOBase):
+        # The body of an S3 answer: iterating over it gives blocks, and its own readline reads byte by byte.
+        stream = io.BufferedReader(stream, _BUFFER_BYTES)  # type: ignore[assignment, arg-type]
+    for number, line in enumerate(stream, start=1):
         if number == 1:
             line = line.removeprefix(b"\xef\xbb\xbf")
         if line.strip():

@@ -86,6 +86,12 @@ class LocalCloud:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.stop()
 
+    @classmethod
+    def running_in(cls, root: Path) -> LocalCloud | None:
+        """Return the cloud that runs in the folder ``root``, whatever its ports, or None."""
+        server = cls(root)._server()
+        return cls(root, server["port"], server["gateway_port"]) if server else None
+
     def running(self) -> bool:
         """Tell whether a server of this folder answers on this port."""
         server = self._server()
@@ -101,13 +107,13 @@ class LocalCloud:
         Raises:
             LocalCloudError: with the last lines of the server's log.
         """
-        if self.running():
-            return
         server = self._server()
-        if server is not None and server["port"] != self.settings.port and self._healthy(server["port"]):
+        if server is not None and self._healthy(server["port"]):
+            if (server["port"], server["gateway_port"]) == (self.settings.port, self.settings.gateway_port):
+                return
             raise LocalCloudError(
-                f"a local cloud of {self.settings.home} already runs on port {server['port']}: use that port, or stop it "
-                "with `ko-reranker local down`"
+                f"a local cloud of {self.settings.home} already runs on the ports {server['port']} and "
+                f"{server['gateway_port']}: use these, or stop it first with `ko-reranker local down`"
             )
         self._launch(detach)
         self._wait_until_healthy(timeout)

@@ -158,6 +158,8 @@ def run(settings: LocalSettings, *, follow_parent: bool) -> None:
     prepare_environment(settings)
     app = load_ministack(settings)
     raise_open_file_limit()
+    for chatty in ("httpx", "persistence"):  # a line for every invocation, fifty for every snapshot
+        logging.getLogger(chatty).setLevel(logging.WARNING)
     # Clients keep connections open and do not answer TLS's goodbye; asyncio would wait half a minute for each at the end.
     asyncio.constants.SSL_SHUTDOWN_TIMEOUT = 1.0
     asyncio.run(serve(app, settings, follow_parent=follow_parent))
@@ -182,12 +184,12 @@ async def serve(app: Any, settings: LocalSettings, *, follow_parent: bool) -> No
     from ko_reranker.local import sagemaker
     from ko_reranker.local.gateway import Gateway
 
-    stop = asyncio.Event()
+    asked, stop = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+        loop.add_signal_handler(number, asked.set)
     if follow_parent:
-        threading.Thread(target=_wait_for_parent, args=(loop, stop), daemon=True).start()
+        threading.Thread(target=_wait_for_parent, args=(loop, asked), daemon=True).start()
 
     def config(port: int) -> Config:
         result = Config()
@@ -199,57 +201,49 @@ async def serve(app: Any, settings: LocalSettings, *, follow_parent: bool) -> No
 
     secure = config(settings.port)
     secure.certfile, secure.keyfile = os.environ["MINISTACK_SSL_CERT"], os.environ["MINISTACK_SSL_KEY"]
-    snapshots = asyncio.create_task(_snapshot_regularly(app, settings.snapshot_seconds))
+
+    async def end() -> None:
+        """Processes first, while the APIs they use still answer; then the servers, which save their state."""
+        await asked.wait()
+        await asyncio.to_thread(sagemaker.shutdown)
+        stop.set()
+
+    tasks = [asyncio.create_task(t) for t in (end(), _resume(settings), _snapshots(app, settings.snapshot_seconds))]
     try:
         async with asyncio.TaskGroup() as group:
-            group.create_task(hypercorn_serve(StoppingFirst(app.app, stop), secure, shutdown_trigger=stop.wait))
-            group.create_task(
-                hypercorn_serve(Gateway(app, settings), config(settings.gateway_port), shutdown_trigger=stop.wait)
-            )
+            group.create_task(hypercorn_serve(app.app, secure, shutdown_trigger=stop.wait))
+            gateway = Gateway(app, settings)
+            group.create_task(hypercorn_serve(gateway, config(settings.gateway_port), shutdown_trigger=stop.wait))
     finally:
-        snapshots.cancel()
+        for task in tasks:
+            task.cancel()
         await asyncio.to_thread(sagemaker.shutdown)
 
 
-class StoppingFirst:
-    """MiniStack's application, with SageMaker's processes started after its state is back and stopped before it is saved."""
+async def _resume(settings: LocalSettings) -> None:
+    """Start the endpoints that were live, as soon as the S3 they read their model from answers."""
+    from ko_reranker.local import sagemaker
 
-    def __init__(self, application: Any, stop: asyncio.Event) -> None:
-        self._application = application
-        self._stop = stop
-
-    async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
-        if scope["type"] != "lifespan":
-            await self._application(scope, receive, send)
+    while True:
+        try:
+            _, writer = await asyncio.open_connection("127.0.0.1", settings.port)
+        except OSError:
+            await asyncio.sleep(0.05)
+        else:
+            writer.close()
+            sagemaker.resume()
             return
 
-        async def receive_after_stopping() -> dict[str, Any]:
-            message = await receive()
-            if message["type"] == "lifespan.shutdown":
-                from ko_reranker.local import sagemaker
 
-                await asyncio.to_thread(sagemaker.shutdown)
-            return message
-
-        async def send_after_starting(message: dict[str, Any]) -> None:
-            await send(message)
-            if message["type"] == "lifespan.startup.complete":
-                from ko_reranker.local import sagemaker
-
-                sagemaker.resume()
-
-        await self._application(scope, receive_after_stopping, send_after_starting)
-
-
-def _wait_for_parent(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> None:
+def _wait_for_parent(loop: asyncio.AbstractEventLoop, asked: asyncio.Event) -> None:
     """Block until the pipe on standard input closes, which happens however the parent ends."""
     while os.read(0, 1024):
         pass
     with contextlib.suppress(RuntimeError):  # the loop is closed already
-        loop.call_soon_threadsafe(stop.set)
+        loop.call_soon_threadsafe(asked.set)
 
 
-async def _snapshot_regularly(app: Any, seconds: float) -> None:
+async def _snapshots(app: Any, seconds: float) -> None:
     """Write MiniStack's state while it runs: by itself it saves at a clean exit only."""
     from ministack.core import persistence
 

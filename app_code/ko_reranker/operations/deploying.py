@@ -9,9 +9,12 @@ import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from ko_reranker.local.cloud import LocalCloud
 from ko_reranker.operations.errors import OperationError
+
+if TYPE_CHECKING:
+    from ko_reranker.local.cloud import LocalCloud
 
 _NODE_MAJOR = 20
 

@@ -59,7 +59,7 @@ def register(stage: Stage, model: str, *, approve: bool) -> str:
             "SupportedContentTypes": ["application/json"],
             "SupportedResponseMIMETypes": ["application/json"],
         },
-        CustomerMetadataProperties={"source": model[:256], "golden": ""},
+        CustomerMetadataProperties={"source": model[:256], "golden": "none"},
     )
     return answer["ModelPackageArn"]
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ko_reranker.local.cloud import LocalCloud
 from ko_reranker.operations.errors import OperationError
 from ko_reranker.operations.project import STAGES, Project
+
+if TYPE_CHECKING:
+    from ko_reranker.local.cloud import LocalCloud
 
 STACKS = ("data", "pipeline", "serving", "api")
 
@@ -44,6 +46,8 @@ class Stage:
         prefix = f"{project.setting(name, 'name')}-{name}"
         region = project.setting(name, "region")
         if name == "local":
+            from ko_reranker.local.cloud import LocalCloud
+
             cloud = cloud or LocalCloud(project.root)
             if not cloud.running():
                 raise OperationError("the local cloud isn't running: start it with `make run`, or `ko-reranker local up`")

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import gzip
+import hashlib
 import math
 from pathlib import Path
 
@@ -27,8 +28,6 @@ from transformers import PreTrainedTokenizerFast, XLMRobertaConfig, XLMRobertaFo
 
 from ko_reranker.samples.paths import TOKENIZER
 
-VERSION = "1-seed0"  # part of the cached copy's name: change it with anything below
-
 HIDDEN = 64
 MAX_LENGTH = 128
 SHARPNESS = 4.0  # of the first layer's attention: equal pieces take nearly all of it
@@ -36,6 +35,11 @@ QUERY_END, QUERY_BLUR = 11.0, 5.0  # the place, in tokens, where a query usually
 WEIGHT_STD = 0.1  # of everything random; a hundredth would take long to grow
 # The last two channels of the hidden state are kept free of content.
 MEAN_PLACE, PLACE = HIDDEN - 2, HIDDEN - 1
+
+
+def version() -> str:
+    """Return what tells this model from one of another wiring or tokenizer, for the name of a cached copy."""
+    return hashlib.sha256(Path(__file__).read_bytes() + TOKENIZER.read_bytes()).hexdigest()[:16]
 
 
 def build(directory: Path, seed: int = 0) -> Path:

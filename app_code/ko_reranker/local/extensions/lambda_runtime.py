@@ -131,6 +131,9 @@ def _worker_environment(original: Any) -> Any:
         kept = _INHERITED | _RUNTIME_VARIABLES | configured.keys()
         variables = {key: value for key, value in original(config, code_dir, port).items() if key in kept}
         name = config.get("FunctionName", "")
+        if "AWS_CA_BUNDLE" in variables:
+            # What isn't botocore trusts the local cloud by this: a custom resource answers CloudFormation with urllib.
+            variables.setdefault("SSL_CERT_FILE", variables["AWS_CA_BUNDLE"])
         return variables | {
             "AWS_EXECUTION_ENV": "AWS_Lambda_" + config.get("Runtime", ""),
             "AWS_LAMBDA_INITIALIZATION_TYPE": "on-demand",

@@ -39,14 +39,15 @@ def install(app: Any, settings: LocalSettings) -> Any:
     stepfunctions._AWS_SDK_SERVICE_MAP["sagemaker"] = {"target_prefix": "SageMaker", "protocol": "json"}
     stepfunctions._AWS_SDK_ERROR_PREFIX["sagemaker"] = "SageMaker"
     cloudformation.install(sagemaker)
+    sagemaker.mark_interrupted()
     _installed[:] = [sagemaker]
     return sagemaker
 
 
 def resume() -> None:
-    """Once MiniStack's own state is back and requests are answered: start the endpoints that were live."""
+    """Once requests are answered: start the endpoints that were live when the server ended."""
     for sagemaker in _installed:
-        sagemaker.resume()
+        sagemaker.hosting.relaunch()
 
 
 def shutdown() -> None:

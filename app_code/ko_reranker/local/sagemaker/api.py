@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import re
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -51,16 +52,14 @@ class SageMaker:
             self._add_tags({"ResourceArn": arn, "Tags": tags})
         return answer
 
-    def resume(self) -> None:
-        """Pick up after a restart of the server."""
-        self.training.resume()
-        self.processing.resume()
-        self.hosting.resume()
+    def mark_interrupted(self) -> None:
+        """Record what the end of an earlier server has interrupted."""
+        self.training.mark_interrupted()
+        self.processing.mark_interrupted()
+        self.hosting.mark_interrupted()
 
     def shutdown(self) -> None:
         """End all processes."""
-        import time
-
         self.training.shutdown()
         self.processing.shutdown()
         self.hosting.shutdown()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import random
+import shutil
 import threading
 import time
 import urllib.request
@@ -14,7 +15,7 @@ from pathlib import Path
 from ko_reranker.local.sagemaker.context import Context, Credentials, in_thread, logger
 from ko_reranker.local.sagemaker.errors import JobError
 from ko_reranker.local.sagemaker.logs import LogStream
-from ko_reranker.local.sagemaker.models import fetch_model, remove_folder
+from ko_reranker.local.sagemaker.models import fetch_model
 from ko_reranker.local.sagemaker.processes import Container, base_environment, free_port, stop_all
 from ko_reranker.local.sagemaker.store import Record
 
@@ -87,7 +88,7 @@ class Fleet:
             stream.close(timeout=3)
         for variant in self.variants:
             self._context.forget(variant.credentials)
-        remove_folder(self.directory / "model", logger.warning)
+            shutil.rmtree(variant.directory, ignore_errors=True)  # the logs, beside it, stay
 
     def scale(self, variant_name: str, count: int) -> None:
         """Start or stop instances of a variant until there are ``count``."""

@@ -144,8 +144,8 @@ class Hosting:
         fleet = self._fleets.get(name)
         return fleet.choose(variant) if fleet else None
 
-    def resume(self) -> None:
-        """Start the fleets that were live when the server ended; an update that was under way is rolled back."""
+    def mark_interrupted(self) -> None:
+        """Record what must start again, or never will; an update that was under way is rolled back."""
         with self._context.store.change():
             for name, endpoint in list(self._endpoints.items()):
                 endpoint.pop("PendingDeploymentSummary", None)
@@ -156,6 +156,9 @@ class Hosting:
                 elif endpoint["EndpointStatus"] != "Failed":
                     reason = "The local cloud was stopped while the endpoint was created."
                     endpoint.update(EndpointStatus="Failed", FailureReason=reason)
+
+    def relaunch(self) -> None:
+        """Start the fleets that were live when the server ended."""
         for endpoint in self._endpoints.values():
             if endpoint["_plans"]:
                 config, plans = endpoint["EndpointConfigName"], endpoint["_plans"]

@@ -15,7 +15,7 @@ from typing import Any
 from ko_reranker.local.sagemaker.context import Context, Credentials, logger
 from ko_reranker.local.sagemaker.errors import JobError
 from ko_reranker.local.sagemaker.logs import LogStream
-from ko_reranker.local.sagemaker.processes import Container, base_environment, free_port, stop_all
+from ko_reranker.local.sagemaker.processes import STOP_GRACE_SECONDS, Container, base_environment, free_port, stop_all
 from ko_reranker.local.settings import Image
 
 CONTAINER_ROOT = "/opt/ml"
@@ -76,6 +76,24 @@ class Outcome:
 
 
 @dataclass
+class Control:
+    """What others may ask of a job, from the moment it is accepted.
+
+    Attributes:
+        stop: end the job.
+        shutdown: end it now, because the local cloud itself is stopping.
+    """
+
+    stop: threading.Event = field(default_factory=threading.Event)
+    shutdown: threading.Event = field(default_factory=threading.Event)
+
+    def abort(self) -> None:
+        """Stop now, because the local cloud itself is stopping."""
+        self.shutdown.set()
+        self.stop.set()
+
+
+@dataclass
 class Cluster:
     """The hosts of one running job.
 
@@ -85,6 +103,7 @@ class Cluster:
         name: the job's name.
         role: the execution role every host acts with.
         log_group: CloudWatch log group of the job.
+        control: how others end it.
     """
 
     context: Context
@@ -93,8 +112,7 @@ class Cluster:
     role: str
     count: int
     log_group: str
-    stop_requested: threading.Event = field(default_factory=threading.Event)
-    shutting_down: threading.Event = field(default_factory=threading.Event)
+    control: Control
 
     def __post_init__(self) -> None:
         self.directory = self.context.home / self.kind / self.name
@@ -160,25 +178,20 @@ class Cluster:
                 one_failed_at = one_failed_at or time.monotonic()
                 if time.monotonic() - one_failed_at > _PEERS_SECONDS:
                     break
-            if self.stop_requested.is_set() or time.monotonic() > deadline:
-                outcome.stopped = "Stopped" if self.stop_requested.is_set() else "MaxRuntimeExceeded"
+            if self.control.stop.is_set() or time.monotonic() > deadline:
+                outcome.stopped = "Stopped" if self.control.stop.is_set() else "MaxRuntimeExceeded"
                 break
             if meanwhile:
                 meanwhile()
             time.sleep(0.1)
         running = [host.container for host in self.hosts if host.container and host.container.returncode is None]
         ended_by_itself = {h.name for h in self.hosts if h.container and h.container.returncode is not None}
-        stop_all(running, grace=5.0 if self.shutting_down.is_set() else 120.0)
+        stop_all(running, grace=5.0 if self.control.shutdown.is_set() else STOP_GRACE_SECONDS)
         for host in self.hosts:
             status = host.container.wait() if host.container else 0
             if status and host.name in ended_by_itself and outcome.failed is None:
                 outcome.failed = (host, status)
         return outcome
-
-    def abort(self) -> None:
-        """Stop now, because the local cloud itself is stopping."""
-        self.shutting_down.set()
-        self.stop_requested.set()
 
     def close(self) -> None:
         """Write the last log lines, end the role's session, and free the disk; the logs stay."""

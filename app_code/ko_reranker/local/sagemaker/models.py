@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
 import tarfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -165,11 +163,3 @@ def fetch_model(context: Context, credentials: Credentials, container: Record, d
     with tarfile.open(archive) as opened:
         opened.extractall(directory, filter="data")
     archive.unlink()
-
-
-def remove_folder(directory: Path, log: Callable[[str], None] = lambda _: None) -> None:
-    """Remove a folder that nobody uses any more."""
-    try:
-        shutil.rmtree(directory)
-    except OSError as error:
-        log(str(error))

@@ -7,7 +7,7 @@ from typing import Any
 from ko_reranker.local.sagemaker import transfer
 from ko_reranker.local.sagemaker.context import Context, in_thread, now
 from ko_reranker.local.sagemaker.errors import ApiError, JobError, invalid
-from ko_reranker.local.sagemaker.jobs import Cluster, Outcome, failure_reason, reason_of
+from ko_reranker.local.sagemaker.jobs import Cluster, Control, Outcome, failure_reason, reason_of
 from ko_reranker.local.sagemaker.processes import loopback_interface, resolve_entrypoint
 from ko_reranker.local.sagemaker.store import Record, shown
 
@@ -22,7 +22,7 @@ class ProcessingJobs:
     def __init__(self, context: Context) -> None:
         self._context = context
         self._jobs = context.store.all("processing_jobs")
-        self._running: dict[str, Cluster] = {}
+        self._running: dict[str, Control] = {}
 
     def create(self, request: dict[str, Any]) -> dict[str, Any]:
         name = request["ProcessingJobName"]
@@ -44,8 +44,8 @@ class ProcessingJobs:
                     "Job name must be unique within an AWS account and region, and a job with this name already exists "
                     f"({arn})",
                 )
-            self._jobs[name] = job
-        in_thread(f"processing {name}", self._run, job)
+            self._jobs[name], self._running[name] = job, Control()
+        in_thread(f"processing {name}", self._run, job, self._running[name])
         return {"ProcessingJobArn": arn}
 
     def describe(self, request: dict[str, Any]) -> dict[str, Any]:
@@ -59,7 +59,7 @@ class ProcessingJobs:
         with self._context.store.change():
             job.update(ProcessingJobStatus="Stopping", LastModifiedTime=now())
         if name in self._running:
-            self._running[name].stop_requested.set()
+            self._running[name].stop.set()
         return {}
 
     def summaries(self) -> list[Record]:
@@ -67,7 +67,7 @@ class ProcessingJobs:
         names += ("ProcessingJobStatus", "FailureReason", "ExitMessage")
         return [{n: job[n] for n in names if n in job} for job in self._jobs.values()]
 
-    def resume(self) -> None:
+    def mark_interrupted(self) -> None:
         """Fail what was running when the server ended."""
         with self._context.store.change():
             for job in self._jobs.values():
@@ -75,8 +75,8 @@ class ProcessingJobs:
                     self._end(job, "Failed", "InternalServerError: the local cloud was stopped meanwhile", None)
 
     def shutdown(self) -> None:
-        for cluster in list(self._running.values()):
-            cluster.abort()
+        for control in list(self._running.values()):
+            control.abort()
 
     @property
     def running(self) -> int:
@@ -94,14 +94,13 @@ class ProcessingJobs:
         if message:
             job["ExitMessage"] = message[:_EXIT_MESSAGE_CHARACTERS]
 
-    def _run(self, job: Record) -> None:
+    def _run(self, job: Record, control: Control) -> None:
         name = job["ProcessingJobName"]
         resources = job["ProcessingResources"]["ClusterConfig"]
         cluster: Cluster | None = None
         status, reason, message = "Failed", None, None
         try:
-            cluster = Cluster(self._context, "processing", name, job["RoleArn"], resources["InstanceCount"], LOG_GROUP)
-            self._running[name] = cluster
+            cluster = Cluster(self._context, "processing", name, job["RoleArn"], resources["InstanceCount"], LOG_GROUP, control)
             _prepare(job, cluster)
             with self._context.store.change():
                 job["ProcessingStartTime"] = now()
@@ -110,15 +109,15 @@ class ProcessingJobs:
             outcome = cluster.wait(limit)
             status, reason, message = _verdict(outcome, cluster)
             # SageMaker uploads what a failed job has written, too: that is often where the explanation is.
-            if not cluster.shutting_down.is_set():
+            if not control.shutdown.is_set():
                 _upload(job, cluster)
         except Exception as error:
             status, reason = "Failed", reason or reason_of(error)
         finally:
             if cluster is not None:
-                if cluster.shutting_down.is_set():
-                    status, reason = "Failed", "InternalServerError: the local cloud was stopped meanwhile"
                 cluster.close()
+            if control.shutdown.is_set():
+                status, reason = "Failed", "InternalServerError: the local cloud was stopped meanwhile"
             with self._context.store.change():
                 self._end(job, status, reason, message)
             self._running.pop(name, None)

@@ -12,7 +12,7 @@ from typing import Any
 from ko_reranker.local.sagemaker import transfer
 from ko_reranker.local.sagemaker.context import Context, in_thread, now
 from ko_reranker.local.sagemaker.errors import ApiError, JobError, invalid
-from ko_reranker.local.sagemaker.jobs import Cluster, Host, Outcome, failure_reason, reason_of
+from ko_reranker.local.sagemaker.jobs import Cluster, Control, Host, Outcome, failure_reason, reason_of
 from ko_reranker.local.sagemaker.processes import loopback_interface, resolve_entrypoint
 from ko_reranker.local.sagemaker.store import Record, shown
 
@@ -28,7 +28,7 @@ class TrainingJobs:
     def __init__(self, context: Context) -> None:
         self._context = context
         self._jobs = context.store.all("training_jobs")
-        self._running: dict[str, Cluster] = {}
+        self._running: dict[str, Control] = {}
 
     def create(self, request: dict[str, Any]) -> dict[str, Any]:
         name = request["TrainingJobName"]
@@ -52,9 +52,9 @@ class TrainingJobs:
                     "Training job names must be unique within an AWS account and region, and a training job with this name "
                     f"already exists ({arn})",
                 )
-            self._jobs[name] = job
+            self._jobs[name], self._running[name] = job, Control()
             self._enter(job, "Starting", "Launching requested ML instances")
-        in_thread(f"training {name}", self._run, job)
+        in_thread(f"training {name}", self._run, job, self._running[name])
         return {"TrainingJobArn": arn}
 
     def describe(self, request: dict[str, Any]) -> dict[str, Any]:
@@ -69,7 +69,7 @@ class TrainingJobs:
             job["TrainingJobStatus"] = "Stopping"
             self._enter(job, "Stopping", "Stopping the training job")
         if name in self._running:
-            self._running[name].stop_requested.set()
+            self._running[name].stop.set()
         return {}
 
     def summaries(self) -> list[Record]:
@@ -77,7 +77,7 @@ class TrainingJobs:
         names += ("TrainingJobStatus", "SecondaryStatus")
         return [{n: job[n] for n in names if n in job} for job in self._jobs.values()]
 
-    def resume(self) -> None:
+    def mark_interrupted(self) -> None:
         """Fail what was running when the server ended."""
         with self._context.store.change():
             for job in self._jobs.values():
@@ -85,8 +85,8 @@ class TrainingJobs:
                     self._end(job, "Failed", "Failed", "InternalServerError: the local cloud was stopped meanwhile")
 
     def shutdown(self) -> None:
-        for cluster in list(self._running.values()):
-            cluster.abort()
+        for control in list(self._running.values()):
+            control.abort()
 
     @property
     def running(self) -> int:
@@ -120,18 +120,17 @@ class TrainingJobs:
             job["TrainingTimeInSeconds"] = round(job["TrainingEndTime"] - job["TrainingStartTime"])
             job["BillableTimeInSeconds"] = job["TrainingTimeInSeconds"]
 
-    def _run(self, job: Record) -> None:
+    def _run(self, job: Record, control: Control) -> None:
         name, resources = job["TrainingJobName"], job["ResourceConfig"]
         cluster: Cluster | None = None
         status, secondary, reason = "Failed", "Failed", None
         try:
             count = resources.get("InstanceCount", 1)
-            cluster = Cluster(self._context, "training", name, job["RoleArn"], count, LOG_GROUP)
-            self._running[name] = cluster
+            cluster = Cluster(self._context, "training", name, job["RoleArn"], count, LOG_GROUP, control)
             self._note(job, "Downloading", "Downloading input data")
             checkpoints = self._prepare(job, cluster)
             outcome = self._train(job, cluster, checkpoints)
-            if not cluster.shutting_down.is_set():
+            if not control.shutdown.is_set():
                 self._note(job, "Uploading", "Uploading generated training model")
                 self._upload(job, cluster, outcome)
             status, secondary, reason = _verdict(outcome)
@@ -139,10 +138,10 @@ class TrainingJobs:
             reason = reason_of(error)
         finally:
             if cluster is not None:
-                if cluster.shutting_down.is_set():
-                    status, secondary = "Failed", "Failed"
-                    reason = "InternalServerError: the local cloud was stopped meanwhile"
                 cluster.close()
+            if control.shutdown.is_set():
+                status, secondary = "Failed", "Failed"
+                reason = "InternalServerError: the local cloud was stopped meanwhile"
             # Described as ended only once everything of it is gone, so that a follower finds all logs and files.
             with self._context.store.change():
                 self._end(job, status, secondary, reason)

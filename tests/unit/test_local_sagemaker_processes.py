@@ -1,0 +1,115 @@
+"""Supervised processes end when, and as, SageMaker would end them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from ko_reranker.local.sagemaker.processes import Container, base_environment, resolve_entrypoint, stop_all
+from ko_reranker.local.settings import Image
+
+
+def start(tmp_path: Path, code: str, lines: list[str] | None = None, grace: float = 5.0) -> Container:
+    on_line: Callable[[str], None] = (lines if lines is not None else []).append
+    return Container([sys.executable, "-u", "-c", code], os.environ, tmp_path, tmp_path / "log", on_line, grace)
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 10) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def test_output_arrives_line_by_line_while_the_command_runs(tmp_path: Path) -> None:
+    lines: list[str] = []
+    container = start(tmp_path, "import time; print('질의 1'); time.sleep(60)", lines)
+    wait_for(lambda: lines == ["질의 1"])
+    assert container.returncode is None
+    container.kill()
+    container.wait(10)
+
+
+def test_the_exit_status_is_the_commands(tmp_path: Path) -> None:
+    assert start(tmp_path, "raise SystemExit(3)").wait(10) == 3
+
+
+def test_a_command_may_clean_up_after_sigterm(tmp_path: Path) -> None:
+    code = (
+        "import signal, sys, time\n"
+        "signal.signal(signal.SIGTERM, lambda *_: (print('saved'), sys.exit(0)))\n"
+        "print('ready')\n"
+        "time.sleep(60)"
+    )
+    lines: list[str] = []
+    container = start(tmp_path, code, lines)
+    wait_for(lambda: lines == ["ready"])
+    stop_all([container], grace=5)
+    assert lines == ["ready", "saved"]
+    assert container.returncode == 0
+
+
+def test_a_command_that_ignores_sigterm_is_killed(tmp_path: Path) -> None:
+    code = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('ready'); time.sleep(60)"
+    lines: list[str] = []
+    container = start(tmp_path, code, lines, grace=0.3)
+    wait_for(lambda: lines == ["ready"])
+    stop_all([container], grace=5)
+    assert container.returncode == 128 + signal.SIGKILL
+
+
+def test_workers_in_sessions_of_their_own_end_with_their_command(tmp_path: Path) -> None:
+    pid_file = tmp_path / "pid"
+    code = (
+        "import pathlib, subprocess, sys\n"
+        "worker = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'], start_new_session=True)\n"
+        f"pathlib.Path({str(pid_file)!r}).write_text(str(worker.pid))"
+    )
+    container = start(tmp_path, code)
+    container.wait(10)
+    if sys.platform == "linux":  # elsewhere a worker that outlives its parent can't be found any more
+        wait_for(lambda: not alive(int(pid_file.read_text())))
+
+
+def test_the_end_of_the_pipe_is_the_end_of_the_command(tmp_path: Path) -> None:
+    lines: list[str] = []
+    container = start(tmp_path, "import os, time; print(os.getpid()); time.sleep(60)", lines)
+    wait_for(lambda: bool(lines))
+    assert container._process.stdin is not None
+    container._process.stdin.close()  # what the kernel does when the local cloud is killed
+    wait_for(lambda: not alive(int(lines[0])))
+
+
+def test_a_program_that_does_not_exist_says_so(tmp_path: Path) -> None:
+    lines: list[str] = []
+    container = Container(["/nowhere/ko-reranker"], os.environ, tmp_path, tmp_path / "log", lines.append)
+    assert container.wait(10) == 127
+    assert lines == ["cannot start /nowhere/ko-reranker: No such file or directory"]
+
+
+def test_a_container_does_not_see_the_hosts_aws_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_PROFILE", "production")
+    environment = base_environment(Image(("/image/bin/ko-reranker",), {"FROM_IMAGE": "1"}), tmp_path)
+    assert "AWS_PROFILE" not in environment
+    assert environment["FROM_IMAGE"] == "1"
+    assert environment["SAGEMAKER_BASE_DIR"] == str(tmp_path)
+    assert environment["PATH"].startswith("/image/bin:")
+
+
+def test_an_entrypoint_by_bare_name_is_the_images_program() -> None:
+    image = Image(("/image/bin/ko-reranker",))
+    assert resolve_entrypoint(["ko-reranker", "mine"], image) == ["/image/bin/ko-reranker", "mine"]
