@@ -84,15 +84,10 @@ class Deployment(Construct):
             "aws-sdk:sagemaker:describeModelPackage",
             {"ModelPackageName.$": "$.model_package"},
             comment="Its image and its model data",
-            result_selector={
-                "status.$": "$.ModelApprovalStatus",
-                "image.$": "$.InferenceSpecification.Containers[0].Image",
-                "data.$": "$.InferenceSpecification.Containers[0].ModelDataSource.S3DataSource.S3Uri",
-                "metadata.$": 'States.JsonMerge(States.StringToJson(\'{"golden":"none"}\'), $.CustomerMetadataProperties, false)',
-            },
-            result_path="$.package",
+            result_path="$.described",
             failure=failed,
         )
+        deployable, package = self._read_package(failed)
         live = call(
             self,
             "Look up the live model",
@@ -103,22 +98,11 @@ class Deployment(Construct):
             result_path="$.live",
             failure=failed,
         )
-        approved = sfn.Choice(self, "Is it approved?")
-        unapproved = sfn.Pass(
-            self,
-            "It is not approved",
-            parameters={
-                "Cause.$": "States.Format('{} is {}, and only an approved package is deployed.', $.model_package, $.package.status)"
-            },
-            result_path="$.error",
-        )
         current = sfn.Choice(self, "Is it live already?")
         already = self._record_release("It is live already", "live").next(self._unlock("Unlock, nothing to do"))
         already = already.next(sfn.Succeed(self, "Already live"))
-        lock.end.next(describe).next(approved)
-        approved.when(sfn.Condition.string_equals("$.package.status", "Approved"), live).otherwise(unapproved)
-        unapproved.next(failed.start)
-        live.next(current)
+        lock.end.next(describe).next(deployable)
+        package.next(live).next(current)
         current.when(
             sfn.Condition.and_(
                 sfn.Condition.is_present("$.live.parts[0]"),
@@ -127,6 +111,44 @@ class Deployment(Construct):
             already,
         ).otherwise(self._roll_over(failed) if self._settings.serving.enabled else self._record_only(failed))
         return sfn.Chain.start(check)
+
+    def _read_package(self, failed: FailureTail) -> tuple[sfn.Choice, sfn.State]:
+        """Check the described package; returns the check, and the state that follows with what is needed in $.package."""
+        described = "$.described"
+        data = f"{described}.InferenceSpecification.Containers[0].ModelDataSource.S3DataSource.S3Uri"
+        golden = f"{described}.CustomerMetadataProperties.golden"
+
+        def refuse(name: str, sentence: str) -> sfn.Chain:
+            reason = sfn.Pass(self, name, parameters={"Cause.$": sentence}, result_path="$.error")
+            return reason.next(failed.start)
+
+        unapproved = refuse(
+            "It is not approved",
+            "States.Format('{} is {}: only an approved one is deployed.', $.model_package, $.described.ModelApprovalStatus)",
+        )
+        no_prefix = refuse(
+            "Its model is no S3 prefix",
+            "States.Format('{} has no uncompressed model data: use ko-reranker models register.', $.model_package)",
+        )
+        read = sfn.Pass(
+            self,
+            "Read the model package",
+            parameters={"image.$": f"{described}.InferenceSpecification.Containers[0].Image", "data.$": data},
+            result_path="$.package",
+        )
+        has_golden = sfn.Choice(self, "Does it have golden queries?")
+        with_golden = sfn.Pass(self, "Take its golden queries", input_path=golden, result_path="$.package.golden")
+        without = sfn.Pass(self, "No golden queries", result=sfn.Result.from_string("none"), result_path="$.package.golden")
+        done = sfn.Pass(self, "Forget the description", result=sfn.Result.from_object({}), result_path=described)
+        check = sfn.Choice(self, "Can it be deployed?")
+        is_approved = sfn.Condition.string_equals("$.described.ModelApprovalStatus", "Approved")
+        check.when(sfn.Condition.not_(is_approved), unapproved)
+        check.when(sfn.Condition.is_not_present(data), no_prefix).otherwise(read)
+        read.next(has_golden)
+        has_golden.when(sfn.Condition.is_present(golden), with_golden).otherwise(without)
+        with_golden.next(done)
+        without.next(done)
+        return check, done
 
     # ---------------------------------------------------------------- the lock
 
@@ -289,7 +311,7 @@ class Deployment(Construct):
             self,
             "Smoke test",
             self._smoke_test.function,
-            {"golden.$": "$.package.metadata.golden"},
+            {"golden.$": "$.package.golden"},
             comment="Golden queries must score as they did in the evaluation",
             result_path="$.smoke_test",
             failure=None,

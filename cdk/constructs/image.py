@@ -13,7 +13,7 @@ from cdk.constructs.python_function import ROOT
 from cdk.settings import Settings
 
 # What the image does not hold: everything but the package, its pins and the Dockerfile.
-_EXCLUDED = [".*", "node_modules", "cdk.out", "cdk", "lambda", "tests", "benchmarks", "docs", "*.md", "*.egg-info", "build"]
+_EXCLUDED = [".*", "node_modules", "cdk.out", "cdk", "lambda", "tests", "benchmarks", "docs", "*.egg-info", "build"]
 
 
 def container_image(scope: Construct, settings: Settings) -> str:

@@ -353,7 +353,7 @@ class Retraining(Construct):
             self,
             "Release takes too long",
             error="ReleaseTimedOut",
-            cause=f"No release within {release.max_wait_minutes} minutes: look at the executions of {self._settings.prefix}-deploy.",
+            cause=f"No release within {release.max_wait_minutes} minutes: see executions of {self._settings.prefix}-deploy.",
         )
 
         def when(value: str) -> sfn.Condition:

@@ -31,7 +31,7 @@ def handle(event, context):
 """
 
 BACKEND = """
-import json
+import json, time
 
 class Secret(Exception):
     pass
@@ -39,6 +39,8 @@ class Secret(Exception):
 def handle(event, context):
     if event["path"] == "/crash":
         raise Secret("the password is 1234")
+    if event["path"] == "/strict" and "slow" in event["body"]:
+        time.sleep(2)
     if event["path"] == "/odd":
         return {"body": {"not": "text"}}
     told = {
@@ -143,6 +145,7 @@ def template(name: str, authorizer: str, backend: str, without: str = "") -> dic
                 **method,
                 "ResourceId": {"Ref": "Strict"},
                 "HttpMethod": "POST",
+                "Integration": {**method["Integration"], "TimeoutInMillis": 1000},
                 "RequestValidatorId": {"Ref": "Validator"},
                 "RequestModels": {"application/json": {"Ref": "Model"}},
             },
@@ -300,6 +303,9 @@ class TestProxy:
     def test_a_validator_of_the_template_refuses_a_bad_body(self, api: Api):
         assert api.call("/strict", body=b'{"documents": []}', x_api_key=api.key).status == 400
         assert api.call("/strict", body=b'{"query": "q"}', x_api_key=api.key).status == 200
+
+    def test_a_function_that_takes_too_long_is_504(self, api: Api):
+        assert api.call("/strict", body=b'{"query": "slow"}', x_api_key=api.key).status == 504
 
     def test_a_body_too_large_for_a_function_is_413(self, api: Api):
         assert api.call(body=b'{"query": "' + b"a" * 6_300_000 + b'"}', x_api_key=api.key).status == 413

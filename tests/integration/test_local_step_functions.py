@@ -266,7 +266,7 @@ def test_a_task_runs_with_its_permission_and_fails_without(account: Account, fun
 
 
 STUB = """
-import json, os, pathlib, sys
+import json, os, pathlib, sys, time
 
 base = pathlib.Path(os.environ["SAGEMAKER_BASE_DIR"])
 if sys.argv[1] == "train":
@@ -274,6 +274,7 @@ if sys.argv[1] == "train":
         (base / "output").mkdir(exist_ok=True)
         (base / "output/failure").write_text("the training data is empty")
         sys.exit(1)
+    time.sleep(float(json.loads((base / "input/config/hyperparameters.json").read_text()).get("sleep", 0)))
     (base / "model").mkdir(exist_ok=True)
     (base / "model/model.bin").write_text("trained")
 """
@@ -400,6 +401,49 @@ class TestNames:
         statement = allow("dynamodb:PutItem")
         assert account.run(definition, statement)["status"] == "SUCCEEDED"
         assert account.run(definition, statement)["error"] == "DynamoDB.ConditionalCheckFailedException"
+
+
+class TestNested:
+    RULES = allow(["events:PutTargets", "events:PutRule", "events:DescribeRule"], "arn:aws:events:*:*:rule/StepFunctions*")
+
+    def definition(self, child: str) -> dict:
+        parameters = {"StateMachineArn": child, "Input.$": "$"}
+        return task("arn:aws:states:::states:startExecution.sync:2", parameters, OutputPath="$.Output")
+
+    def test_a_task_waits_for_another_state_machine_and_returns_its_output(self, account: Account):
+        child = account.machine(one_state({"Type": "Pass", "Parameters": {"got.$": "$.x"}}))
+        statements = (allow("states:StartExecution", child), allow("states:DescribeExecution"))
+        result = account.run(self.definition(child), self.RULES, *statements, data={"x": 1})
+        assert result["output"] == {"got": 1}
+        refused = account.run(self.definition(child), self.RULES, data={"x": 1})
+        assert refused["error"] == "StepFunctions.AWSStepFunctionsException"
+
+    def test_a_failed_child_fails_the_task_with_the_child_s_cause(self, account: Account):
+        child = account.machine(one_state({"Type": "Fail", "End": None, "Error": "Gate", "Cause": "below the base"}))
+        statements = (allow("states:StartExecution", child), allow("states:DescribeExecution"))
+        result = account.run(self.definition(child), self.RULES, *statements)
+        assert result["error"] == "States.TaskFailed"
+        assert json.loads(result["cause"])["Cause"] == "below the base"
+
+
+class TestStop:
+    def test_stopping_an_execution_stops_its_job_and_stays_aborted(self, account: Account, job_role: str):
+        jobs = TestJobs()
+        statements = [*jobs.statements(job_role, "Training").values(), allow("sagemaker:StopTrainingJob")]
+        definition = jobs.definition(account, job_role, "Training", sleep="60")
+        machine = account.machine(definition, jobs.RULES, *statements)
+        step_functions, sagemaker = account.client("stepfunctions"), account.client("sagemaker")
+        execution = step_functions.start_execution(stateMachineArn=machine)["executionArn"]
+        name = {"TrainingJobName": definition["States"]["Only"]["Parameters"]["TrainingJobName"]}
+
+        def started() -> bool:
+            return bool(sagemaker.list_training_jobs(NameContains=name["TrainingJobName"])["TrainingJobSummaries"])
+
+        assert eventually(started)
+        step_functions.stop_execution(executionArn=execution, cause="enough")
+        status = eventually(lambda: sagemaker.describe_training_job(**name)["TrainingJobStatus"] in ("Stopped", "Stopping"))
+        assert status
+        assert step_functions.describe_execution(executionArn=execution)["status"] == "ABORTED"
 
 
 class TestEndpointFromFunction:

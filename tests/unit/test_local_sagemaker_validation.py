@@ -45,13 +45,10 @@ def test_a_missing_member_is_null() -> None:
     )
 
 
-@pytest.mark.parametrize(("count", "words"), [(-1, "greater than or equal to 0"), (0, None)])
-def test_ranges_are_checked(count: int, words: str | None) -> None:
-    request = variant(InitialInstanceCount=count)
-    if words is None:
-        validate("CreateEndpointConfig", request)
-    else:
-        assert f"Member must have value {words}" in refusal(request).message
+def test_ranges_are_checked() -> None:
+    validate("CreateEndpointConfig", variant(InitialInstanceCount=1))
+    message = refusal(variant(InitialInstanceCount=0)).message
+    assert message.endswith("Member must have value greater than or equal to 1")
 
 
 def test_a_wrong_type_cannot_be_converted() -> None:

@@ -20,8 +20,8 @@ NOTHING_DEPLOYED = (
 class Gateway:
     """ASGI application that forwards every request to the deployed REST API."""
 
-    def __init__(self, ministack: Any, settings: LocalSettings) -> None:
-        self._ministack = ministack
+    def __init__(self, application: Any, settings: LocalSettings) -> None:
+        self._application = application
         self._settings = settings
 
     async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
@@ -32,7 +32,7 @@ class Gateway:
             if stage is None:
                 await _answer(send, 503, NOTHING_DEPLOYED)
             else:
-                await self._ministack.app(_rewritten(scope, *stage), receive, send)
+                await self._application(_rewritten(scope, *stage), receive, send)
 
 
 def deployed_stage(settings: LocalSettings) -> tuple[str, str] | None:

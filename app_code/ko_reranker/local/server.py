@@ -183,6 +183,7 @@ async def serve(app: Any, settings: LocalSettings, *, follow_parent: bool) -> No
 
     from ko_reranker.local import sagemaker
     from ko_reranker.local.gateway import Gateway
+    from ko_reranker.local.snapshots import Activity, save_regularly
 
     asked, stop = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -208,11 +209,13 @@ async def serve(app: Any, settings: LocalSettings, *, follow_parent: bool) -> No
         await asyncio.to_thread(sagemaker.shutdown)
         stop.set()
 
-    tasks = [asyncio.create_task(t) for t in (end(), _resume(settings), _snapshots(app, settings.snapshot_seconds))]
+    apis = Activity(app.app)
+    saving = save_regularly(app, apis, settings.snapshot_seconds)
+    tasks = [asyncio.create_task(task) for task in (end(), _resume(settings), saving)]
     try:
         async with asyncio.TaskGroup() as group:
-            group.create_task(hypercorn_serve(app.app, secure, shutdown_trigger=stop.wait))
-            gateway = Gateway(app, settings)
+            group.create_task(hypercorn_serve(apis, secure, shutdown_trigger=stop.wait))
+            gateway = Gateway(apis, settings)
             group.create_task(hypercorn_serve(gateway, config(settings.gateway_port), shutdown_trigger=stop.wait))
     finally:
         for task in tasks:
@@ -241,16 +244,6 @@ def _wait_for_parent(loop: asyncio.AbstractEventLoop, asked: asyncio.Event) -> N
         pass
     with contextlib.suppress(RuntimeError):  # the loop is closed already
         loop.call_soon_threadsafe(asked.set)
-
-
-async def _snapshots(app: Any, seconds: float) -> None:
-    """Write MiniStack's state while it runs: by itself it saves at a clean exit only."""
-    from ministack.core import persistence
-
-    while seconds > 0:
-        await asyncio.sleep(seconds)
-        # Saved from the event loop's thread, where requests change state, so that a snapshot is not cut through one.
-        persistence.save_all(app._build_persistence_save_dict())
 
 
 if __name__ == "__main__":

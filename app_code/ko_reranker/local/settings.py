@@ -37,7 +37,9 @@ class Image:
 
 def default_images() -> dict[str, Image]:
     """The project's own image: the four commands of the Python environment that runs this."""
-    return {"local/ko-reranker": Image(command=(str(Path(sys.executable).parent / "ko-reranker"),))}
+    command = (str(Path(sys.executable).parent / "ko-reranker"),)
+    # A container listens everywhere because it is reached from outside; a process of this machine keeps to itself.
+    return {"local/ko-reranker": Image(command, {"KO_RERANKER_HOST": "127.0.0.1"})}
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,7 @@ class LocalSettings:
         account_id: the one account.
         api_name_prefix: the gateway forwards to the first REST API whose name starts so.
         images: image repository (no tag) to the commands it stands for.
-        snapshot_seconds: how often state is written while the server runs, so that a crash loses little; 0 = only at exit.
+        snapshot_seconds: how often state is written at most while the server runs, so that a crash loses little; 0 = at exit only.
         log_level: of the server's log.
     """
 

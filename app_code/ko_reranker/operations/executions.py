@@ -189,8 +189,6 @@ def _map_progress(stage: Stage, arn: str) -> Iterator[Step]:
     client = stage.client("stepfunctions")
     for item in client.list_map_runs(executionArn=arn).get("mapRuns", ())[:1]:
         counts = client.describe_map_run(mapRunArn=item["mapRunArn"])["itemCounts"]
-        yield Step(
-            "progress",
-            "Translate the shards",
-            finding=f"{counts['succeeded']} of {counts['total']} shards translated, {counts['running']} running, {counts['failed']} failed",
-        )
+        done, running, failed = (counts[key] for key in ("succeeded", "running", "failed"))
+        found = f"{done} of {counts['total']} shards translated, {running} running, {failed} failed"
+        yield Step("progress", "Translate the shards", finding=found)

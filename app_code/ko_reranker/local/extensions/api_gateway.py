@@ -7,6 +7,7 @@ What MiniStack 1.5.33 lacks and AWS does:
 - a function, an authorizer's too, must allow ``apigateway.amazonaws.com`` for the method or authorizer: without that AWS
   answers 500;
 - a failed function is a 502 "Internal server error" (here its error went out), rendered by the DEFAULT_5XX response;
+- a function that answers after the integration's time is a 504;
 - a body that the function can't take is a 413, REQUEST_TOO_LARGE;
 - from CloudFormation: ``ApiKeySourceType``, ``DisableExecuteApiEndpoint``, request validators, a stage's access log;
 - the access log itself.
@@ -14,6 +15,7 @@ What MiniStack 1.5.33 lacks and AWS does:
 
 from __future__ import annotations
 
+import asyncio
 import contextvars
 import json
 import logging
@@ -187,8 +189,12 @@ def _invoke_proxy(original: Any) -> Any:
         source = f"arn:aws:execute-api:{get_region()}:{get_account_id()}:{api_id}/{stage_name}/{method}{resource['path']}"
         if not integration.get("credentials") and not _may_invoke(integration.get("uri", ""), source):
             return gateway._gw_error("API_CONFIGURATION_ERROR", "Internal server error")
+        seconds = int(integration.get("timeoutInMillis") or 29_000) / 1000
         try:
-            return await original(integration, api_id, stage_name, stage, resource, path, method, *args, **kw)
+            call_function = original(integration, api_id, stage_name, stage, resource, path, method, *args, **kw)
+            return await asyncio.wait_for(call_function, seconds)
+        except TimeoutError:
+            return gateway._gw_error("INTEGRATION_TIMEOUT", "Endpoint request timed out")
         except _FunctionFailed as error:
             if call := _call.get():
                 call.error = str(error)

@@ -78,6 +78,10 @@ class PythonWorker(runtime.ProvidedWorker):
     def __init__(self, func_name: str, config: dict, code_zip: bytes) -> None:
         super().__init__(func_name, config, with_bootstrap(code_zip))
 
+    def _drain_stderr_bounded(self, first_line_wait: float = 0.01, idle_confirm: float = 0.003, hard_cap: float = 0.25) -> str:
+        """Collect the invocation's log; MiniStack waits 50 ms for a first line, in every request of a quiet function."""
+        return super()._drain_stderr_bounded(first_line_wait, idle_confirm, hard_cap)
+
 
 def _is_python(config: dict) -> bool:
     return str(config.get("Runtime", "")).startswith("python")

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from ministack import app
-from ministack.core import iam_actions
+from ministack.core import iam_actions, iam_evaluator
 from ministack.core.responses import get_account_id, get_region
 from ministack.services import stepfunctions as sfn
 
@@ -91,6 +91,9 @@ def _acting_for(execution: dict) -> tuple[str, str]:
 def _execute_task(original: Any) -> Any:
     def execute(state: dict, raw_input: Any, execution: dict, ctx: dict) -> Any:
         token = _acting.set(_acting_for(execution))
+        # Services call each other over TLS: a policy that denies plain HTTP must not refuse an execution that no request
+        # started, such as an event of a job's thread.
+        iam_evaluator.pin_request_origin("127.0.0.1", True)
         try:
             return original(state, raw_input, execution, ctx)
         finally:
@@ -123,11 +126,14 @@ def _authorise_optimised(resource: str, parameters: Any) -> None:
     if not resource.startswith("arn:aws:states:::") or ":aws-sdk:" in resource:
         return
     service, _, action = resource.removeprefix("arn:aws:states:::").partition(":")
-    action = action.partition(".")[0]
+    action, _, pattern = action.partition(".")
     if service not in _OPTIMISED_ERRORS or service == "sagemaker":
         return
     for iam_action, target in _optimised_edges(service, action, parameters):
         _need(iam_action, target, _OPTIMISED_ERRORS[service])
+    if service == "states" and pattern.startswith("sync"):
+        child = parameters.get("StateMachineArn", "").replace(":stateMachine:", ":execution:")
+        _need("states:DescribeExecution", f"{child}:{parameters.get('Name', 'child')}", _OPTIMISED_ERRORS[service])
 
 
 def _optimised_edges(service: str, action: str, parameters: dict) -> Iterator[tuple[str, str]]:

@@ -40,6 +40,7 @@ PATCHED = tuple(
         "_prefix_sdk_error",
         "_api_name_to_sfn_key",
         "_invoke_sns_publish",
+        "_invoke_nested_start_execution_sync",
         "_dispatch_aws_sdk_rest_xml",
         "_SERVICE_DISPATCH",
         "_AWS_SDK_SERVICE_MAP",
@@ -122,6 +123,32 @@ def _wait_for_job(job: _Job, parameters: dict) -> dict:
             sagemaker(job.stop, selector)
             raise sfn._ExecutionError("States.TaskFailed", f"The execution ended before job {selector[job.name]}")
         time.sleep(POLL_SECONDS)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Nested executions
+
+
+def _run_nested(resource: str, parameters: dict) -> dict:
+    """arn:aws:states:::states:startExecution.sync[:2]: a child execution like any other, which emits its own events.
+
+    MiniStack runs it as a synchronous express execution, of which no rule hears.
+    """
+    started = sfn._invoke_nested_start_execution(resource, parameters)
+    child = sfn._executions[started["ExecutionArn"]]
+    while child["status"] == "RUNNING":
+        expired = _timed_out.get()
+        if not is_running(current_execution.get()) or (expired and expired.is_set()):
+            sfn._stop_execution({"executionArn": child["executionArn"]})
+            break
+        time.sleep(POLL_SECONDS)
+    described = json.loads(sfn._describe_execution({"executionArn": child["executionArn"]})[2])
+    shown = {f"{name[:1].upper()}{name[1:]}": value for name, value in described.items() if value is not None}
+    if child["status"] != "SUCCEEDED":
+        raise sfn._ExecutionError("States.TaskFailed", json.dumps(shown, ensure_ascii=False))
+    if resource.endswith(".sync:2"):
+        shown["Output"] = json.loads(shown["Output"])
+    return shown
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -315,6 +342,7 @@ def install(patch: Patcher) -> None:
     patch.replace(sfn, "_prefix_sdk_error", _prefix_sdk_error)
     patch.replace(sfn, "_api_name_to_sfn_key", lambda _: java_member)
     patch.replace(sfn, "_invoke_sns_publish", _sns_publish)
+    patch.replace(sfn, "_invoke_nested_start_execution_sync", lambda _: _run_nested)
     patch.replace(sfn, "_dispatch_aws_sdk_rest_xml", _dispatch_s3_objects)
     patch.replace(
         sfn,
