@@ -5,7 +5,9 @@ from __future__ import annotations
 import sys
 
 import aws_cdk as cdk
+import cdk_nag
 
+from cdk.acknowledgements import acknowledge
 from cdk.settings import Settings, SettingsError, load_settings
 from cdk.stacks.api import ApiStack
 from cdk.stacks.data import DataStack
@@ -24,7 +26,9 @@ def build(app: cdk.App, settings: Settings) -> dict[str, cdk.Stack]:
     pipeline = PipelineStack(app, f"{settings.prefix}-pipeline", settings=settings, data=data, **common)
     serving = ServingStack(app, f"{settings.prefix}-serving", settings=settings, data=data, **common)
     api = ApiStack(app, f"{settings.prefix}-api", settings=settings, **common)
-    return {"data": data, "pipeline": pipeline, "serving": serving, "api": api}
+    stacks = {"data": data, "pipeline": pipeline, "serving": serving, "api": api}
+    acknowledge(stacks, settings)
+    return stacks
 
 
 def main() -> None:
@@ -34,6 +38,8 @@ def main() -> None:
     except SettingsError as error:
         sys.exit(f"error: {error}")
     build(app, settings)
+    # Findings without an acknowledgement stop the synth; CDK_VALIDATION=false leaves the check out.
+    cdk.Validations.of(app).add_plugins(cdk_nag.AwsSolutionsChecks(app))
     app.synth()
 
 

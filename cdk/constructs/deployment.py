@@ -53,7 +53,6 @@ class Deployment(Construct):
             comment="Make an approved model package the live model",
             definition=self._definition(),
             timeout=cdk.Duration.hours(6),
-            key=data.key,
         )
         self.machine = machine.machine
         self._allow(machine)

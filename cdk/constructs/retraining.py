@@ -67,7 +67,6 @@ class Retraining(Construct):
             comment="Translate training data, fine-tune the reranker, evaluate it, and register it for release",
             definition=self._prepare().next(self._learn()),
             timeout=cdk.Duration.days(7),
-            key=data.key,
         )
         self.machine = machine.machine
         self._allow(machine)

@@ -7,7 +7,6 @@ from typing import Any
 
 import aws_cdk as cdk
 from aws_cdk import aws_iam as iam
-from aws_cdk import aws_kms as kms
 from aws_cdk import aws_lambda as lambda_
 from aws_cdk import aws_logs as logs
 from aws_cdk import aws_stepfunctions as sfn
@@ -169,7 +168,6 @@ class LoggedStateMachine(Construct):
         definition: sfn.IChainable,
         timeout: cdk.Duration,
         comment: str,
-        key: kms.IKey,
     ) -> None:
         super().__init__(scope, construct_id)
         self.role = iam.Role(self, "Role", assumed_by=iam.ServicePrincipal("states.amazonaws.com"))
@@ -185,11 +183,29 @@ class LoggedStateMachine(Construct):
             "Machine",
             state_machine_name=name,
             comment=comment,
-            role=self.role,
+            # The CDK's own grants (every version of a function, the whole bucket) are wider than what the states need, so
+            # that all there is to allow is allowed below and by the owner.
+            role=self.role.without_policy_updates(),
             definition_body=sfn.DefinitionBody.from_chainable(definition),
             timeout=timeout,
             logs=sfn.LogOptions(destination=log_group, level=sfn.LogLevel.ALL, include_execution_data=False),
             tracing_enabled=True,
+        )
+        self.machine.node.try_remove_child("DistributedMapPolicy")
+        # Step Functions checks at creation that the role may keep its rules for `.sync` and deliver its log.
+        self.machine.node.add_dependency(self.role)
+        delivery = ("Create", "Get", "Update", "Delete")
+        self.allow(
+            *[f"logs:{verb}LogDelivery" for verb in delivery],
+            "logs:ListLogDeliveries",
+            "logs:PutResourcePolicy",
+            "logs:DescribeResourcePolicies",
+            "logs:DescribeLogGroups",
+            "xray:PutTraceSegments",
+            "xray:PutTelemetryRecords",
+            "xray:GetSamplingRules",
+            "xray:GetSamplingTargets",
+            on=["*"],  # none of these actions knows resources
         )
 
     def allow(self, *actions: str, on: Sequence[str], conditions: Mapping[str, Any] | None = None) -> None:

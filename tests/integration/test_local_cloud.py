@@ -20,6 +20,7 @@ from botocore.exceptions import ClientError
 
 from ko_reranker.local.cloud import LocalCloud, LocalCloudError
 from ko_reranker.local.settings import Image
+from ko_reranker.local.snapshots import QUIET_SECONDS
 
 IMAGE = "local/test-image:latest"
 IMAGES = {"local/test-image": Image((sys.executable, str(Path(__file__).with_name("local_cloud_image.py"))))}
@@ -515,11 +516,11 @@ def test_a_crash_takes_the_processes_along_and_loses_little(tmp_path: Path) -> N
     deploy_model(cloud, "kept")
     cloud.client("sagemaker").create_endpoint(EndpointName="ko", EndpointConfigName="kept")
     settled(cloud, "ko")
-    serving = [int(pid) for pid in _pids_of("local_cloud_image.py serve")]
-    assert serving
-    time.sleep(1.5)
     server = cloud._server()
     assert server is not None
+    serving = descendants(server["pid"])
+    assert len(serving) >= 2, "the endpoint's process and its supervisor"
+    time.sleep(1.5 * QUIET_SECONDS + 0.5)  # a snapshot is written in a pause
     os.kill(server["pid"], signal.SIGKILL)
     eventually(lambda: not any(alive(pid) for pid in serving))
 
@@ -531,7 +532,11 @@ def test_a_crash_takes_the_processes_along_and_loses_little(tmp_path: Path) -> N
         cloud.stop()
 
 
-def _pids_of(words: str) -> list[str]:
-    """Process ids, among this test's descendants, of the commands that contain ``words``."""
-    listing = subprocess.run(["ps", "-A", "-ww", "-o", "pid=,command="], capture_output=True, text=True, check=True).stdout
-    return [line.split()[0] for line in listing.splitlines() if words in line]
+def descendants(pid: int) -> list[int]:
+    """Process ids of the processes below ``pid``."""
+    listing = subprocess.run(["ps", "-A", "-o", "pid=,ppid="], capture_output=True, text=True, check=True).stdout
+    pairs = [tuple(map(int, line.split())) for line in listing.splitlines()]
+    found = [pid]
+    for parent in found:
+        found.extend(child for child, above in pairs if above == parent)
+    return found[1:]

@@ -54,16 +54,27 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(200)
         self.send_header("Lambda-Runtime-Aws-Request-Id", request_id)
         self.send_header("Lambda-Runtime-Deadline-Ms", "9999999999999")
+        self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
 
     def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers["Content-Length"]))
+        if self.headers.get("Transfer-Encoding") == "chunked":
+            body = b"".join(iter(self.read_chunk, b""))
+        else:
+            body = self.rfile.read(int(self.headers["Content-Length"]))
         self.send_response(202)
         self.send_header("Content-Length", "0")
         self.end_headers()
         self.server.answers.put((self.path.rsplit("/", 1)[1], json.loads(body)))
+
+    def read_chunk(self) -> bytes:
+        """The next chunk of a body, empty at its end."""
+        size = int(self.rfile.readline(), 16)
+        chunk = self.rfile.read(size)
+        self.rfile.readline()
+        return chunk
 
     def log_message(self, *args: object) -> None:
         """Say nothing."""

@@ -147,9 +147,9 @@ def load_ministack(settings: LocalSettings) -> Any:
 
     try:
         extensions.install(app)
+        sagemaker.install(app, settings)
     except extensions.MiniStackMismatch as error:
-        raise StartError(f"{error}: run `make setup`") from error
-    sagemaker.install(app, settings)
+        raise StartError(f"{error} `make setup` does.") from error
     return app
 
 
@@ -187,6 +187,7 @@ async def serve(app: Any, settings: LocalSettings, *, follow_parent: bool) -> No
 
     asked, stop = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
+    loop.set_exception_handler(_without_tls_goodbyes)
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, asked.set)
     if follow_parent:
@@ -236,6 +237,12 @@ async def _resume(settings: LocalSettings) -> None:
             writer.close()
             sagemaker.resume()
             return
+
+
+def _without_tls_goodbyes(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Log what went wrong on the loop, but not every client that hung up without TLS's goodbye."""
+    if not isinstance(context.get("exception"), TimeoutError):
+        loop.default_exception_handler(context)
 
 
 def _wait_for_parent(loop: asyncio.AbstractEventLoop, asked: asyncio.Event) -> None:

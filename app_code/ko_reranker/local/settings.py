@@ -54,7 +54,7 @@ class LocalSettings:
         account_id: the one account.
         api_name_prefix: the gateway forwards to the first REST API whose name starts so.
         images: image repository (no tag) to the commands it stands for.
-        snapshot_seconds: how often state is written at most while the server runs, so that a crash loses little; 0 = at exit only.
+        snapshot_seconds: how often state is written at most, so that a crash loses little; 0 = at exit only.
         log_level: of the server's log.
     """
 

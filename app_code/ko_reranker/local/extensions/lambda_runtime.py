@@ -78,6 +78,12 @@ class PythonWorker(runtime.ProvidedWorker):
     def __init__(self, func_name: str, config: dict, code_zip: bytes) -> None:
         super().__init__(func_name, config, with_bootstrap(code_zip))
 
+    def _build_handler_class(self, *args: Any, **kwargs: Any) -> Any:
+        """The Runtime API's request handler, sending at once: it writes headers and body apart, and Nagle costs 40 ms."""
+        handler = super()._build_handler_class(*args, **kwargs)
+        handler.disable_nagle_algorithm = True
+        return handler
+
     def _drain_stderr_bounded(self, first_line_wait: float = 0.01, idle_confirm: float = 0.003, hard_cap: float = 0.25) -> str:
         """Collect the invocation's log; MiniStack waits 50 ms for a first line, in every request of a quiet function."""
         return super()._drain_stderr_bounded(first_line_wait, idle_confirm, hard_cap)

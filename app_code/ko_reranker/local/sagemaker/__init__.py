@@ -9,6 +9,28 @@ from typing import Any
 
 from ko_reranker.local.settings import LocalSettings
 
+# What is used of MiniStack beside its public entry points; checked at the start, so that another version fails clearly.
+USED = (
+    ("ministack.app", "SERVICE_HANDLERS"),
+    ("ministack.app", "_build_persistence_save_dict"),
+    ("ministack.core.concurrency", "run_reentrant"),
+    ("ministack.core.persistence", "save_all"),
+    ("ministack.core.responses", "request_scope"),
+    ("ministack.core.router", "SERVICE_PATTERNS"),
+    ("ministack.services.apigateway_v1", "_rest_apis"),
+    ("ministack.services.apigateway_v1", "_stages_v1"),
+    ("ministack.services.cloudformation.provisioners", "_CUSTOM_NAME_REPLACEMENT"),
+    ("ministack.services.cloudformation.provisioners", "_REPLACING_PROPERTIES"),
+    ("ministack.services.cloudformation.provisioners", "_RESOURCE_HANDLERS"),
+    ("ministack.services.cloudformation.provisioners", "_physical_name"),
+    ("ministack.services.cloudformation.stacks", "_runs_on_worker_thread"),
+    ("ministack.services.eventbridge", "_put_events"),
+    ("ministack.services.iam", "_roles"),
+    ("ministack.services.stepfunctions", "_AWS_SDK_ERROR_PREFIX"),
+    ("ministack.services.stepfunctions", "_AWS_SDK_SERVICE_MAP"),
+    ("ministack.services.sts", "_sessions"),
+    ("ministack.services.sts", "register_session"),
+)
 _installed: list[Any] = []
 
 
@@ -25,10 +47,12 @@ def install(app: Any, settings: LocalSettings) -> Any:
     from ministack.core import router
     from ministack.services import stepfunctions
 
+    from ko_reranker.local.extensions.patching import verify
     from ko_reranker.local.sagemaker import cloudformation
     from ko_reranker.local.sagemaker.api import SageMaker
     from ko_reranker.local.sagemaker.context import Context
 
+    verify(USED)
     sagemaker = SageMaker(Context(settings))
     app.SERVICE_HANDLERS["sagemaker"] = sagemaker.handle
     router.SERVICE_PATTERNS["sagemaker"] = {

@@ -33,7 +33,12 @@ class Instance:
     port: int
     container: Container
     in_flight: int = 0
+    ready: bool = False
     retired: bool = False
+
+    @property
+    def serving(self) -> bool:
+        return self.ready and not self.retired
 
 
 @dataclass
@@ -106,14 +111,14 @@ class Fleet:
     def choose(self, variant_name: str | None) -> Instance | None:
         """The instance for the next request: a variant by weight, its least busy instance."""
         with self._lock:
-            ready = [v for v in self.variants if any(not i.retired for i in v.instances)]
+            ready = [v for v in self.variants if any(i.serving for i in v.instances)]
             if variant_name is not None:
                 ready = [v for v in ready if v.name == variant_name]
             if not ready:
                 return None
             weights = [max(v.plan["Weight"], 1e-9) for v in ready]
             variant = random.choices(ready, weights)[0]  # noqa: S311 - traffic, not secrets
-            return min((i for i in variant.instances if not i.retired), key=lambda i: i.in_flight)
+            return min((i for i in variant.instances if i.serving), key=lambda i: i.in_flight)
 
     def _start_variant(self, plan: Record) -> None:
         directory = self.directory / plan["VariantName"]
@@ -122,7 +127,6 @@ class Fleet:
         self.variants.append(variant)
         fetch_model(self._context, credentials, plan["Container"], directory / "ml" / "model")
         started = [self._launch(variant) for _ in range(plan["Count"])]
-        variant.instances.extend(started)
         for instance in started:
             self._wait_until_healthy(variant, instance)
             in_thread(f"watch {self._endpoint}", self._watch, variant, instance)
@@ -133,9 +137,9 @@ class Fleet:
             self._wait_until_healthy(variant, instance)
         except JobError:
             instance.container.kill()
+            with self._lock:
+                variant.instances.remove(instance)
             raise
-        with self._lock:
-            variant.instances.append(instance)
         in_thread(f"watch {self._endpoint}", self._watch, variant, instance)
 
     def _launch(self, variant: Variant) -> Instance:
@@ -154,8 +158,13 @@ class Fleet:
         }
         log_file = self.directory / f"{variant.name}-{identity}.log"
         argv = [*image.command, "serve"]
-        container = Container(argv, environment, base, log_file, stream.add, STOP_GRACE_SECONDS)
-        return Instance(variant.name, port, container)
+        with self._lock:  # so that a stop either prevents the process or finds it
+            if self._stopped:
+                raise JobError("The endpoint was deleted while it started.")
+            container = Container(argv, environment, base, log_file, stream.add, STOP_GRACE_SECONDS)
+            instance = Instance(variant.name, port, container)
+            variant.instances.append(instance)
+        return instance
 
     def _wait_until_healthy(self, variant: Variant, instance: Instance) -> None:
         limit = variant.plan.get("HealthSeconds") or DEFAULT_HEALTH_SECONDS
@@ -172,6 +181,7 @@ class Fleet:
             if time.monotonic() > deadline:
                 raise JobError(f"{failure} (it did not answer within {limit:.0f} s)")
             time.sleep(0.1)
+        instance.ready = True
 
     def _watch(self, variant: Variant, instance: Instance) -> None:
         """Replace an instance whose process ends by itself, as SageMaker does."""

@@ -86,7 +86,7 @@ class Hosting:
     def describe(self, request: dict[str, Any]) -> dict[str, Any]:
         endpoint = self._get(request["EndpointName"])
         fleet = self._fleets.get(endpoint["EndpointName"])
-        running = {v.name: len([i for i in v.instances if not i.retired]) for v in fleet.variants} if fleet else {}
+        running = {v.name: sum(i.serving for i in v.instances) for v in fleet.variants} if fleet else {}
         variants = [
             {
                 "VariantName": plan["VariantName"],
@@ -134,7 +134,8 @@ class Hosting:
 
     def has_been_live(self, name: str) -> bool:
         """Whether the endpoint has a model to serve, be it that its processes are just starting again."""
-        return bool(self._endpoints.get(name, {}).get("_plans"))
+        endpoint = self._endpoints.get(name, {})
+        return bool(endpoint.get("_plans")) and endpoint["EndpointStatus"] != "Failed"
 
     def choose(self, name: str, variant: str | None) -> Instance | None:
         """The instance that answers the next request, or None."""
@@ -203,6 +204,10 @@ class Hosting:
         try:
             fleet.start()
             self._shift_traffic(name, fleet, old, deployment)
+            with self._context.store.change():
+                if endpoint["EndpointStatus"] == "Deleting":
+                    raise JobError("The endpoint was deleted while it started.")
+                self._fleets[name] = fleet
         except Exception as error:
             self._canaries.pop(name, None)
             fleet.stop()
@@ -213,7 +218,6 @@ class Hosting:
             return
         finally:
             self._starting.pop(name, None)
-        self._fleets[name] = fleet
         self._canaries.pop(name, None)
         self._settle(endpoint, "InService", EndpointConfigName=config, _plans=plans, FailureReason=None)
         if old:
