@@ -315,7 +315,7 @@ class Deployment(Construct):
             result_path="$.smoke_test",
             failure=None,
         )
-        restore = self._update_endpoint("Put the old model back", "$.before.EndpointConfigName", failed, keep_error=True)
+        restore = self._update_endpoint("Put the old model back", "$.before.EndpointConfigName", failed, at_once=True)
         smoke.add_catch(restore, result_path="$.error")
         restore.next(failed.start)
 
@@ -416,7 +416,7 @@ class Deployment(Construct):
             failure=failed,
         )
 
-    def _update_endpoint(self, name: str, config: str, failed: FailureTail, *, keep_error: bool = False) -> sfn.CustomState:
+    def _update_endpoint(self, name: str, config: str, failed: FailureTail, *, at_once: bool = False) -> sfn.CustomState:
         state = call(
             self,
             name,
@@ -426,12 +426,13 @@ class Deployment(Construct):
                 "EndpointConfigName.$": config,
                 # What autoscaling has set stays as it is.
                 "RetainAllVariantProperties": True,
-                **rollout(self._settings),
+                # Alarms that the failed model set off must not stop the way back.
+                **({} if at_once else rollout(self._settings)),
             },
             comment="Blue/green: the old instances answer until the new ones do",
         )
         # When even putting the old model back fails, the reason to report is still the first one.
-        state.add_catch(failed.start, result_path=None if keep_error else "$.error")
+        state.add_catch(failed.start, result_path=sfn.JsonPath.DISCARD if at_once else "$.error")
         return state
 
     @property

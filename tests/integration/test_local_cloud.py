@@ -210,6 +210,25 @@ def test_the_server_listens_on_loopback_only(cloud: LocalCloud) -> None:
     assert addresses == {"0100007F"}
 
 
+def test_the_command_line_starts_shows_and_stops_it(tmp_path: Path) -> None:
+    port, gateway_port = str(free_port()), str(free_port())
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [str(Path(sys.executable).parent / "ko-reranker"), "local", *arguments, "--root", str(tmp_path)]
+        return subprocess.run(command, capture_output=True, text=True, timeout=60)
+
+    assert "The local cloud is up." in run("up", "--port", port, "--gateway-port", gateway_port).stdout
+    try:
+        assert "already running" in run("up", "--port", port, "--gateway-port", gateway_port).stdout
+        assert f"https://127.0.0.1:{port}" in run("status").stdout
+        assert f"export AWS_ENDPOINT_URL=https://127.0.0.1:{port}" in run("env").stdout
+    finally:
+        assert "its state is kept" in run("down").stdout
+    stopped = run("status")
+    assert stopped.returncode == 1
+    assert "start it with `ko-reranker local up`" in stopped.stderr
+
+
 # ------------------------------------------------------------------------------------------------ training
 
 
@@ -476,10 +495,12 @@ def test_a_restart_keeps_everything_and_brings_the_endpoint_back(tmp_path: Path)
     definition = {"StartAt": "Done", "States": {"Done": {"Type": "Succeed"}}}
     machine = {"name": "m", "definition": json.dumps(definition), "roleArn": ROLE}
     machine_arn = cloud.client("stepfunctions").create_state_machine(**machine)["stateMachineArn"]
-    assert cloud.stop()
-    assert not cloud.running()
+    server = cloud._server()
+    assert server is not None
+    os.kill(server["pid"], signal.SIGTERM)
+    eventually(lambda: not cloud.running())
 
-    cloud.start()
+    cloud.start()  # while the old server may still be ending its processes
     try:
         assert settled(cloud, "ko")["EndpointStatus"] == "InService"
         assert ask(cloud, "ko")["reply"] == "kept"

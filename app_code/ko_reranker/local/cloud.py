@@ -90,12 +90,12 @@ class LocalCloud:
     def running_in(cls, root: Path) -> LocalCloud | None:
         """Return the cloud that runs in the folder ``root``, whatever its ports, or None."""
         server = cls(root)._server()
-        return cls(root, server["port"], server["gateway_port"]) if server else None
+        return cls(root, server["port"], server["gateway_port"]) if server and not server["stopping"] else None
 
     def running(self) -> bool:
         """Tell whether a server of this folder answers on this port."""
         server = self._server()
-        return server is not None and server["port"] == self.settings.port and self._healthy()
+        return server is not None and server["port"] == self.settings.port and not server["stopping"] and self._healthy()
 
     def start(self, *, detach: bool = False, timeout: float = START_SECONDS) -> None:
         """Start the server and wait until it answers; one that already runs in this folder is used as it is.
@@ -108,7 +108,7 @@ class LocalCloud:
             LocalCloudError: with the last lines of the server's log.
         """
         server = self._server()
-        if server is not None and self._healthy(server["port"]):
+        if server is not None and not server["stopping"] and self._healthy(server["port"]):
             if (server["port"], server["gateway_port"]) == (self.settings.port, self.settings.gateway_port):
                 return
             raise LocalCloudError(
@@ -268,7 +268,7 @@ class LocalCloud:
         return False
 
     def _server(self) -> dict[str, int] | None:
-        """Process id and ports of the server that holds this folder, or None."""
+        """Process id, ports and whether it is stopping, of the server that holds this folder, or None."""
         if not self._locked():
             return None
         try:

@@ -68,23 +68,33 @@ def hold_lock(settings: LocalSettings, patience: float = LOCK_PATIENCE_SECONDS) 
                         f"another local cloud already uses {settings.home}; stop it with `ko-reranker local down`"
                     ) from None
                 time.sleep(0.1)
-        ports = {"pid": os.getpid(), "port": settings.port, "gateway_port": settings.gateway_port}
-        settings.server_file.write_text(json.dumps(ports), encoding="utf-8")
+        announce(settings)
         try:
             yield
         finally:
             settings.server_file.unlink(missing_ok=True)
 
 
+def announce(settings: LocalSettings, *, stopping: bool = False) -> None:
+    """Write who holds the folder, for :class:`ko_reranker.local.cloud.LocalCloud`."""
+    ports = {"pid": os.getpid(), "port": settings.port, "gateway_port": settings.gateway_port, "stopping": stopping}
+    temporary = settings.server_file.with_suffix(".new")
+    temporary.write_text(json.dumps(ports), encoding="utf-8")
+    temporary.replace(settings.server_file)
+
+
 def refuse_taken_port(name: str, port: int, patience: float = 5.0) -> None:
     """Raise a :class:`StartError` when something else listens on ``port``; a socket just closed gets a moment."""
     deadline = time.monotonic() + patience
     while True:
-        with socket.socket() as probe:
+        with socket.socket() as probe, socket.socket() as caller:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind(("127.0.0.1", port))
-                return
+                # macOS lets one bind an address of a port that another program has on all of them.
+                if caller.connect_ex(("127.0.0.1", port)) != 0:
+                    return
+                raise OSError
             except PermissionError:
                 raise StartError(f"port {port} may not be opened by this user: choose another with --{name}") from None
             except OSError:
@@ -207,6 +217,7 @@ async def serve(app: Any, settings: LocalSettings, *, follow_parent: bool) -> No
     async def end() -> None:
         """Processes first, while the APIs they use still answer; then the servers, which save their state."""
         await asked.wait()
+        announce(settings, stopping=True)
         await asyncio.to_thread(sagemaker.shutdown)
         stop.set()
 
