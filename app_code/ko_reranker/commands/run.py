@@ -16,13 +16,12 @@ from rich.markup import escape
 from ko_reranker.commands.console import ExecutionView, console, step
 from ko_reranker.local.cloud import LocalCloud, LocalCloudError
 from ko_reranker.local.settings import DEFAULT_GATEWAY_PORT, DEFAULT_PORT
-from ko_reranker.operations import asking, deploying, executions, packages
+from ko_reranker.operations import asking, deploying, executions
 from ko_reranker.operations.errors import OperationError
 from ko_reranker.operations.project import Project
 from ko_reranker.operations.stage import Stage
 
 _FREE_BYTES = 1_000_000_000
-_RELEASE_SECONDS = 300
 _SHOWN_DOCUMENTS = 5
 _SHOWN_CHARACTERS = 90
 
@@ -34,13 +33,16 @@ def deploy(
     gateway_port: Annotated[
         int, typer.Option(help="Port of the rerank API; change it when another program has it.")
     ] = DEFAULT_GATEWAY_PORT,
+    root: Annotated[
+        Path | None, typer.Option(help="The folder that holds .local, the local cloud's state. Default: the project's.")
+    ] = None,
 ) -> None:
     """Deploy the stacks into the running local cloud, and choose the first model if there is none."""
     project = Project.find()
-    cloud = LocalCloud(project.root, port, gateway_port)
+    cloud = LocalCloud(root or project.root, port, gateway_port)
     if not cloud.running():
         raise OperationError("the local cloud isn't running: start it with `ko-reranker local up`")
-    _deploy(project, cloud)
+    deploying.deploy_local_stage(project, cloud, step)
 
 
 def run(
@@ -62,6 +64,9 @@ def run(
     gateway_port: Annotated[
         int, typer.Option(help="Port of the rerank API; change it when another program has it.")
     ] = DEFAULT_GATEWAY_PORT,
+    root: Annotated[
+        Path | None, typer.Option(help="The folder that holds .local, the local cloud's state. Default: the project's.")
+    ] = None,
 ) -> None:
     """Deploy everything, retrain, release, and ask the rerank API, all on this machine."""
     began = time.perf_counter()
@@ -70,12 +75,12 @@ def run(
     free = shutil.disk_usage(project.root).free
     if free < _FREE_BYTES:
         raise OperationError(f"only {free / 1e6:.0f} MB are free on the disk of {project.root}; 1000 MB are needed")
-    cloud = LocalCloud(project.root, port, gateway_port)
+    cloud = LocalCloud(root or project.root, port, gateway_port)
     ours = not cloud.running()
     try:
         with step("Start the local cloud"):
             cloud.start()
-        stage = _deploy(project, cloud)
+        stage = deploying.deploy_local_stage(project, cloud, step)
         execution_input = _upload(stage, data, source_language)
         arn = _retrain(stage, execution_input)
         _answer(stage, arn, seed)
@@ -88,41 +93,6 @@ def run(
     finally:
         if ours:
             cloud.stop()
-
-
-def _deploy(project: Project, cloud: LocalCloud) -> Stage:
-    with step("cdk bootstrap"):
-        deploying.bootstrap(project.root, cloud)
-    stage = Stage.connect("local", project, cloud=cloud)
-    if not _has_live_model(stage):
-        # As on AWS: an endpoint can't start without a model, so the first deploy leaves it out.
-        with step("cdk deploy, without an endpoint yet"):
-            deploying.deploy(project.root, cloud, stage="local", settings={"serving.enabled": "false"})
-        with step("Choose the first model: register it, approve it"):
-            packages.register(stage, project.setting("local", "training.base_model"), approve=True)
-            _wait_for_live_model(stage)
-    with step("cdk deploy"):
-        deploying.deploy(project.root, cloud, stage="local")
-    return stage
-
-
-def _has_live_model(stage: Stage) -> bool:
-    try:
-        return stage.live_model() is not None
-    except OperationError:
-        return False
-
-
-def _wait_for_live_model(stage: Stage) -> None:
-    deadline = time.monotonic() + _RELEASE_SECONDS
-    while stage.live_model() is None:
-        for item in executions.latest(stage, "DeployStateMachine", 1):
-            if item["status"] not in ("RUNNING", "SUCCEEDED"):
-                cause = executions.outcome(stage, item["executionArn"]).cause
-                raise OperationError(f"the first model could not be deployed: {cause}")
-        if time.monotonic() > deadline:
-            raise OperationError(f"the first model was not deployed within {_RELEASE_SECONDS} s")
-        time.sleep(0.3)
 
 
 def _upload(stage: Stage, data: Path | None, source_language: str | None) -> dict[str, str]:

@@ -7,16 +7,22 @@ import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ko_reranker.operations import executions, packages
 from ko_reranker.operations.errors import OperationError
+from ko_reranker.operations.project import Project
+from ko_reranker.operations.stage import Stage
 
 if TYPE_CHECKING:
     from ko_reranker.local.cloud import LocalCloud
 
 _NODE_MAJOR = 20
+_FIRST_MODEL_SECONDS = 300
 
 
 def check_node(root: Path) -> None:
@@ -34,6 +40,50 @@ def check_node(root: Path) -> None:
         raise OperationError(f"Node.js {_NODE_MAJOR} or newer is needed for the AWS CDK, and this is {version.strip()}")
     if not _cdk(root).exists():
         raise OperationError("the AWS CDK command line is not installed here: run `make setup`")
+
+
+def deploy_local_stage(
+    project: Project,
+    cloud: LocalCloud,
+    step: Callable[[str], AbstractContextManager[object]] = nullcontext,  # type: ignore[assignment]
+) -> Stage:
+    """Deploy the local stage into a running local cloud, and choose its first model where it has none.
+
+    Args:
+        step: called with what is being done; its context lasts as long as that.
+    """
+    with step("cdk bootstrap"):
+        bootstrap(project.root, cloud)
+    stage = Stage.connect("local", project, cloud=cloud)
+    if not _has_live_model(stage):
+        # As on AWS: an endpoint can't start without a model, so the first deploy leaves it out.
+        with step("cdk deploy, without an endpoint yet"):
+            deploy(project.root, cloud, stage="local", settings={"serving.enabled": "false"})
+        with step("Choose the first model: register it, approve it"):
+            packages.register(stage, project.setting("local", "training.base_model"), approve=True)
+            _wait_for_live_model(stage)
+    with step("cdk deploy"):
+        deploy(project.root, cloud, stage="local")
+    return stage
+
+
+def _has_live_model(stage: Stage) -> bool:
+    try:
+        return stage.live_model() is not None
+    except OperationError:
+        return False
+
+
+def _wait_for_live_model(stage: Stage) -> None:
+    deadline = time.monotonic() + _FIRST_MODEL_SECONDS
+    while stage.live_model() is None:
+        for item in executions.latest(stage, "DeployStateMachine", 1):
+            if item["status"] not in ("RUNNING", "SUCCEEDED"):
+                cause = executions.outcome(stage, item["executionArn"]).cause
+                raise OperationError(f"the first model could not be deployed: {cause}")
+        if time.monotonic() > deadline:
+            raise OperationError(f"the first model was not deployed within {_FIRST_MODEL_SECONDS} s")
+        time.sleep(0.3)
 
 
 def bootstrap(root: Path, cloud: LocalCloud) -> None:

@@ -158,31 +158,35 @@ def _finding(state: str, output: str | None) -> str:
 
 
 class _TrainingLog:
-    """The progress lines of an execution's training job."""
+    """The progress lines of an execution's training job: the newest one of the first host."""
 
     def __init__(self, stage: Stage, arn: str) -> None:
         self._client = stage.client("logs")
         # The job's name begins with the stage and the run; a run is named after its execution.
         self._prefix = f"{stage.prefix}-{arn.rsplit(':', 1)[-1][:20]}"
-        self._since, self._seen = 0, set[str]()
+        self._stream: str | None = None
+        self._token: dict[str, str] = {}
 
     def new(self) -> Iterator[Step]:
-        try:
-            events = self._client.filter_log_events(
-                logGroupName=_TRAINING_LOG,
-                logStreamNamePrefix=self._prefix,
-                startTime=self._since,
-                filterPattern='"step="',
-            )["events"]
-        except self._client.exceptions.ResourceNotFoundException:
-            return  # the job has not written yet
-        fresh = [event for event in events if event["eventId"] not in self._seen]
-        for event in fresh:
-            self._seen.add(event["eventId"])
-            self._since = max(self._since, event["timestamp"] - 2000)
-        lines = [event["message"].strip() for event in fresh if "step=" in event["message"]]
+        self._stream = self._stream or self._find()
+        if self._stream is None:
+            return
+        answer = self._client.get_log_events(
+            logGroupName=_TRAINING_LOG, logStreamName=self._stream, startFromHead=True, **self._token
+        )
+        self._token = {"nextToken": answer["nextForwardToken"]}
+        lines = [event["message"].strip() for event in answer["events"] if "step=" in event["message"]]
         if lines:
             yield Step("progress", "Train", finding=lines[-1])
+
+    def _find(self) -> str | None:
+        try:
+            found = self._client.describe_log_streams(logGroupName=_TRAINING_LOG, logStreamNamePrefix=self._prefix)
+        except self._client.exceptions.ResourceNotFoundException:
+            return None  # no job has written yet
+        # <job>/algo-1-<time>; a later attempt's job sorts after an earlier one's.
+        first_hosts = [item["logStreamName"] for item in found["logStreams"] if "/algo-1-" in item["logStreamName"]]
+        return max(first_hosts, default=None)
 
 
 def _map_progress(stage: Stage, arn: str) -> Iterator[Step]:

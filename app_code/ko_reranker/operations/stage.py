@@ -48,8 +48,8 @@ class Stage:
         if name == "local":
             from ko_reranker.local.cloud import LocalCloud
 
-            cloud = cloud or LocalCloud(project.root)
-            if not cloud.running():
+            cloud = cloud or LocalCloud.running_in(project.root)
+            if cloud is None:
                 raise OperationError("the local cloud isn't running: start it with `make run`, or `ko-reranker local up`")
             return cls(name, prefix, region, cloud.client, gateway_url=cloud.settings.gateway_url)
         import boto3
