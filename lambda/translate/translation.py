@@ -1,139 +1,324 @@
-"""Translating a shard: what the memory knows is taken from it, the rest is translated and stored at once.
+"""Translating a shard: what the memory knows is taken from it, the rest is claimed, translated and stored at once.
 
-Each translation goes into the memory as soon as it is there, so that an invocation that dies has lost, and will pay again for,
-only the requests in flight. A text that can't be translated becomes a failure with its reason; the join puts the records that
-need it into quarantine. Nothing but a translation ever stands where a translation belongs.
+Each answer goes into the memory as soon as it is there, so that an invocation that dies has lost, and will pay again for,
+only the requests in flight. Before a text is sent it is claimed in the memory: a second invocation of the same shard, or
+another run with the same text, waits for the first one's translation. A text that can't be translated becomes a failure with
+its reason; the join puts the records that need it into quarantine. Nothing but a translation ever stands where one belongs.
 """
 
 from __future__ import annotations
 
+import random
 import tempfile
+import time
+import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError
+from amazon_translate import AmazonTranslate, OutOfTime, Pace, Refused, Throttled, Unavailable
 
 from ko_reranker.data.errors import PipelineError
 from ko_reranker.data.jsonl import dump_line
-from ko_reranker.data.memory import TranslationMemory, TranslationSettings
 from ko_reranker.data.store import Store
+from ko_reranker.data.translation.memory import TranslationMemory
+from ko_reranker.data.translation.packing import Pack, packed, packs, unpacked
+from ko_reranker.data.translation.quality import problem
+from ko_reranker.data.translation.texts import Piece, TranslationSettings, Unit, assemble, pieces_of
 
-# TranslateText's limit on one text.
-MAX_TEXT_BYTES = 10_000
-# The adaptive mode slows the client down to what the service's throttling lets through.
-TRANSLATE_CONFIG = Config(retries={"mode": "adaptive", "max_attempts": 8}, connect_timeout=5, read_timeout=30)
-# Below this the invocation stops, writes what it has and hands its cursor back.
-_RESERVE_MILLISECONDS = 45_000
-_BATCH = 100
-# Errors that would meet every text alike: they end the run, and no text is to blame.
-_SETUP_ERRORS = {
-    "UnsupportedLanguagePairException": "the language pair is not supported",
-    "ResourceNotFoundException": "the terminology does not exist",
-    "AccessDeniedException": "the function may not call Amazon Translate",
-    "InvalidParameterValueException": "a parameter is not accepted",
-}
+# Below this the invocation begins no request: one may take 35 s, and then come the store, the part and the hand-back.
+_RESERVE_MILLISECONDS = 60_000
+# Texts that are looked up, packed and finished together; what one invocation may hold in memory.
+_WINDOW = 2_000
+# Attempts at one request that failed in the service or on the way.
+_ATTEMPTS = 6
+
+
+@dataclass(frozen=True, slots=True)
+class Effort:
+    """How a shard is translated.
+
+    Attributes:
+        concurrency: the most requests in flight.
+        claim_seconds: how long a claim holds: longer than a request and its store can take.
+        backoff_seconds: the first wait after an error; it doubles.
+        most_seconds: the longest wait.
+    """
+
+    concurrency: int
+    claim_seconds: float = 90.0
+    backoff_seconds: float = 0.5
+    most_seconds: float = 20.0
+
+
+@dataclass(slots=True)
+class Answers:
+    """What is known of a window's units.
+
+    Attributes:
+        texts: translations by key.
+        failures: reasons by key.
+    """
+
+    texts: dict[str, str] = field(default_factory=dict)
+    failures: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """A request to make.
+
+    Attributes:
+        pack: its units.
+        again: whether it is a second try after a bad translation; there is no third.
+    """
+
+    pack: Pack
+    again: bool = False
+
+
+@dataclass(slots=True)
+class _Outcome:
+    """What came of a job."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+    texts: dict[str, str] = field(default_factory=dict)
+    failures: dict[str, str] = field(default_factory=dict)
+    held: list[Unit] = field(default_factory=list)
+    jobs: list[_Job] = field(default_factory=list)
 
 
 def translate_shard(
     event: dict[str, Any],
     store: Store,
     memory: TranslationMemory,
-    translate: Any,
-    concurrency: int,
+    client: Any,
+    effort: Effort,
     remaining_milliseconds: Callable[[], int],
 ) -> dict[str, Any]:
     """Translate the texts of a shard from the cursor on.
 
     Args:
-        event: ``shard`` (int), ``key`` (of the shard's texts), ``cursor`` (texts done by earlier invocations) and ``request``.
+        event: ``shard`` (int), ``key`` (of the shard's texts), ``cursor`` (texts done by earlier invocations), ``counts`` (of
+            earlier invocations) and ``request``.
         store: the data bucket; translations go to ``<prefix>/translated/<shard>/<cursor>.jsonl``.
         memory: the translation memory.
-        translate: a boto3 ``translate`` client (thread-safe).
-        concurrency: how many requests may be in flight.
+        client: a boto3 ``translate`` client (thread-safe) with `amazon_translate.CLIENT_CONFIG`.
+        effort: concurrency and waiting times.
         remaining_milliseconds: the time this invocation has left.
 
     Returns:
-        The event with the new ``cursor`` and ``finished``.
+        The event with the new ``cursor``, ``counts`` and ``finished``.
 
     Raises:
-        PipelineError: when the service refuses the settings themselves.
+        PipelineError: when the service refuses the settings themselves, or lets nothing through for a whole invocation.
     """
     request, cursor = event["request"], event["cursor"]
     settings = TranslationSettings.of(request)
-    counts: Counter[str] = Counter()
-    done, finished = 0, True
     part = f"{request['prefix']}/translated/{event['shard']:05d}/{cursor:09d}"
-    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(concurrency) as pool:
+    done, finished = 0, True
+    rows = islice(store.rows(event["key"]), cursor, None)
+    with tempfile.TemporaryDirectory() as folder, _Translator(client, settings, memory, effort, remaining_milliseconds) as work:
         path = Path(folder) / "part.jsonl"
         with path.open("wb") as out:
-            for batch in _batches(islice(store.rows(event["key"]), cursor, None)):
-                if done and remaining_milliseconds() < _RESERVE_MILLISECONDS:
+            for window in _windows(rows):
+                try:
+                    translated = work.translate(window)
+                except OutOfTime:
                     finished = False
                     break
-                for row in _translate_batch(batch, settings, memory, translate, pool, counts):
-                    out.write(dump_line(row))
-                done += len(batch)
-        store.upload(path, f"{part}.jsonl")
-    store.write_json(f"{part}.counts.json", dict(counts))
-    return {**event, "cursor": cursor + done, "finished": finished}
-
-
-def _batches(rows: Iterator[dict[str, str]]) -> Iterator[list[dict[str, str]]]:
-    while batch := list(islice(rows, _BATCH)):
-        yield batch
-
-
-def _translate_batch(
-    batch: list[dict[str, str]],
-    settings: TranslationSettings,
-    memory: TranslationMemory,
-    translate: Any,
-    pool: ThreadPoolExecutor,
-    counts: Counter[str],
-) -> list[dict[str, str]]:
-    known = memory.find(row["id"] for row in batch)
-    counts["from_memory"] += len(known)
-    missing = [row for row in batch if row["id"] not in known]
-
-    def one(row: dict[str, str]) -> dict[str, str]:
-        text, reason = _translate_text(translate, row["text"], settings)
-        if reason is not None:
-            return {"id": row["id"], "error": reason}
-        memory.put(row["id"], text)
-        return {"id": row["id"], "text": text}
-
-    answers = {row["id"]: row for row in pool.map(one, missing)}
-    for row in missing:
-        failed = "error" in answers[row["id"]]
-        counts["failed" if failed else "translated"] += 1
-        counts["billed_characters"] += 0 if failed else len(row["text"])
-    return [answers.get(row["id"]) or {"id": row["id"], "text": known[row["id"]]} for row in batch]
-
-
-def _translate_text(translate: Any, text: str, settings: TranslationSettings) -> tuple[str, str | None]:
-    """Return ``(translation, None)``, or ``("", reason)`` for a text that the service can't translate."""
-    size = len(text.encode())
-    if size > MAX_TEXT_BYTES:
-        return "", f"{size} bytes are more than the {MAX_TEXT_BYTES} that Amazon Translate takes"
-    try:
-        answer = translate.translate_text(
-            Text=text,
-            SourceLanguageCode=settings.source_language,
-            TargetLanguageCode=settings.target_language,
-            **({"Settings": {"Formality": settings.formality}} if settings.formality else {}),
-            **({"TerminologyNames": [settings.terminology]} if settings.terminology else {}),
+                out.writelines(map(dump_line, translated))
+                done += len(window)
+        counts = work.counts
+        if done:
+            store.upload(path, f"{part}.jsonl")
+    if not finished and not done and not counts["translated"]:
+        raise PipelineError(
+            f"shard {event['shard']} got no translation in a whole invocation ({counts['throttled']} requests throttled, "
+            f"{counts['unavailable']} failed): lower translation.max_concurrency in cdk.json or raise the account's Amazon "
+            "Translate quota, and redrive the execution; what is stored is not paid for again"
         )
-    except ClientError as error:
-        code, message = error.response["Error"]["Code"], error.response["Error"].get("Message", "")
-        if code in _SETUP_ERRORS:
-            raise PipelineError(f"Amazon Translate: {_SETUP_ERRORS[code]} ({code}: {message})") from None
-        return "", f"{code}: {message}"
-    except BotoCoreError as error:
-        return "", f"{type(error).__name__} after every retry"
-    translated = answer["TranslatedText"]
-    return (translated, None) if translated.strip() else ("", "came back empty")
+    store.write_json(f"{part}.counts.json", dict(counts))
+    total = Counter(event.get("counts") or {}) + counts
+    return {**event, "cursor": cursor + done, "finished": finished, "counts": dict(total)}
+
+
+def _windows(rows: Iterator[dict[str, str]]) -> Iterator[list[dict[str, str]]]:
+    while window := list(islice(rows, _WINDOW)):
+        yield window
+
+
+class _Translator:
+    """The invocation's work on windows of texts; a context manager that gives its claims back."""
+
+    def __init__(
+        self,
+        client: Any,
+        settings: TranslationSettings,
+        memory: TranslationMemory,
+        effort: Effort,
+        remaining_milliseconds: Callable[[], int],
+    ) -> None:
+        self.counts: Counter[str] = Counter()
+        self._settings, self._memory, self._effort = settings, memory, effort
+        self._service = AmazonTranslate(client, settings)
+        self._remaining = remaining_milliseconds
+        self._pace = Pace(effort.concurrency, self._in_time)
+        self._owner = uuid.uuid4().hex
+        self._claimed: set[str] = set()
+
+    def __enter__(self) -> _Translator:
+        self._pool = ThreadPoolExecutor(self._effort.concurrency)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        self._pool.shutdown(cancel_futures=True)
+        # A killed process can't do this; its claims run out by themselves.
+        if self._claimed and (kind is None or issubclass(kind, Exception)):
+            self._memory.release(self._claimed, self._owner)
+
+    def translate(self, window: list[dict[str, str]]) -> list[dict[str, str]]:
+        """Return a row ``{"id", "text"}`` or ``{"id", "error"}`` for each row of a window.
+
+        Raises:
+            OutOfTime: when the time ends before the window does; what was translated is in the memory.
+        """
+        texts = [(row["id"], pieces_of(row["text"], self._settings)) for row in window]
+        units = {piece.unit.key: piece.unit for _, pieces in texts for piece in pieces if piece.unit is not None}
+        answers = Answers(texts=self._memory.find(units))
+        self.counts["from_memory"] += len(answers.texts)
+        missing = [unit for unit in units.values() if unit.key not in answers.texts]
+        while missing:
+            if not self._in_time():
+                raise OutOfTime
+            missing = self._run([_Job(pack) for pack in packs(missing)], answers)
+            if missing:
+                missing = self._wait_for_others(missing, answers)
+        return [_row(key, pieces, answers) for key, pieces in texts]
+
+    def _run(self, jobs: list[_Job], answers: Answers) -> list[Unit]:
+        """Make requests until none is left and return the units that someone else is having translated."""
+        held: list[Unit] = []
+        running: set[Future[_Outcome]] = {self._pool.submit(self._work, job) for job in jobs}
+        out_of_time = False
+        while running:
+            ready, running = wait(running, return_when=FIRST_COMPLETED)
+            for future in ready:
+                try:
+                    outcome = future.result()
+                except OutOfTime:
+                    # The others see for themselves; what comes back until then is kept.
+                    out_of_time = True
+                    continue
+                self.counts += outcome.counts
+                answers.texts |= outcome.texts
+                answers.failures |= outcome.failures
+                held += outcome.held
+                running |= {self._pool.submit(self._work, job) for job in outcome.jobs}
+        if out_of_time:
+            raise OutOfTime
+        return held
+
+    def _wait_for_others(self, held: list[Unit], answers: Answers) -> list[Unit]:
+        """Take what others have stored by now; what is left may be claimed as soon as their claims run out."""
+        if not self._in_time():
+            raise OutOfTime
+        self._sleep(self._effort.backoff_seconds)
+        found = self._memory.find(unit.key for unit in held)
+        self.counts["from_others"] += len(found)
+        answers.texts |= found
+        return [unit for unit in held if unit.key not in found]
+
+    # ---------------------------------------------------------------- one request, in a thread of the pool
+
+    def _work(self, job: _Job) -> _Outcome:
+        outcome = _Outcome()
+        pack, renew_at, attempts, delay = job.pack, 0.0, 0, self._effort.backoff_seconds
+        while True:
+            with self._pace.slot() as number:
+                if time.monotonic() >= renew_at:
+                    pack = self._claim(pack, outcome)
+                    renew_at = time.monotonic() + self._effort.claim_seconds / 2
+                if not pack:
+                    return outcome
+                texts = [unit.text for unit in pack]
+                try:
+                    answer = self._service.ask(packed(texts))
+                except Throttled:
+                    self._pace.throttled(number)
+                    outcome.counts["throttled"] += 1
+                except Unavailable as error:
+                    attempts += 1
+                    outcome.counts["unavailable"] += 1
+                    if attempts == _ATTEMPTS:
+                        return self._refused(pack, f"{error}, {attempts} times", outcome)
+                except Refused as error:
+                    return self._refused(pack, str(error), outcome)
+                else:
+                    self._pace.succeeded()
+                    return self._keep(pack, answer, job.again, outcome)
+            self._sleep(delay)
+            delay = min(2 * delay, self._effort.most_seconds)
+
+    def _claim(self, pack: Pack, outcome: _Outcome) -> Pack:
+        claim = self._memory.claim([unit.key for unit in pack], self._owner, self._effort.claim_seconds)
+        self._claimed |= claim.granted
+        outcome.texts |= claim.known
+        outcome.counts["from_others"] += len(claim.known)
+        outcome.held += [unit for unit in pack if unit.key in claim.held]
+        outcome.counts["held_by_others"] += len(claim.held)
+        return tuple(unit for unit in pack if unit.key in claim.granted)
+
+    def _keep(self, pack: Pack, answer: str, again: bool, outcome: _Outcome) -> _Outcome:
+        """Store what is good in an answer; ask again, alone, for what is not."""
+        texts = [unit.text for unit in pack]
+        billed = len(packed(texts))
+        outcome.counts.update({"requests": 1, "billed_characters": billed, "requested_texts": len(pack)})
+        if again:
+            outcome.counts.update({"quality_retries": 1, "quality_retry_characters": billed})
+        translations = unpacked(texts, answer)
+        if translations is None:
+            outcome.counts.update({"packs_refused": 1, "unpacked_texts": len(pack), "unpacked_characters": billed})
+            outcome.jobs = [_Job((unit,)) for unit in pack]
+            return outcome
+        good: dict[str, str] = {}
+        for unit, translation in zip(pack, translations, strict=True):
+            reason = problem(unit.text, translation, self._settings.target_language)
+            if reason is None:
+                good[unit.key] = translation
+            elif again:
+                outcome.failures[unit.key] = reason
+            else:
+                outcome.jobs.append(_Job((unit,), again=True))
+        outcome.texts |= good | self._memory.store(good)
+        outcome.counts.update({"translated": len(good), "failed": len(outcome.failures)})
+        self._claimed -= good.keys()
+        return outcome
+
+    def _refused(self, pack: Pack, reason: str, outcome: _Outcome) -> _Outcome:
+        """Blame the one text of a request, or find out which of many it was."""
+        if len(pack) == 1:
+            outcome.failures[pack[0].key] = reason
+            outcome.counts["failed"] += 1
+        else:
+            outcome.counts.update({"packs_refused": 1, "unpacked_texts": len(pack)})
+            outcome.jobs = [_Job((unit,)) for unit in pack]
+        return outcome
+
+    def _in_time(self) -> bool:
+        return self._remaining() >= _RESERVE_MILLISECONDS
+
+    def _sleep(self, seconds: float) -> None:
+        time.sleep(seconds * random.uniform(0.5, 1.5))  # noqa: S311
+
+
+def _row(key: str, pieces: Iterable[Piece], answers: Answers) -> dict[str, str]:
+    pieces = list(pieces)
+    for piece in pieces:
+        if piece.unit is not None and piece.unit.key in answers.failures:
+            return {"id": key, "error": answers.failures[piece.unit.key]}
+    return {"id": key, "text": assemble(pieces, answers.texts)}

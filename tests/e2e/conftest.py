@@ -39,8 +39,7 @@ def deployed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployed]:
     root = tmp_path_factory.mktemp("cloud")
     port, gateway_port = free_port(), free_port()
     done = subprocess.run(
-        [str(COMMAND), "local", "run", "--once", "--root", str(root)]
-        + ["--port", str(port), "--gateway-port", str(gateway_port)],
+        [COMMAND, "local", "run", "--once", "--root", root, "--port", str(port), "--gateway-port", str(gateway_port)],
         cwd=PROJECT,
         capture_output=True,
         text=True,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -12,37 +13,82 @@ from typing import Any, BinaryIO
 from ko_reranker.data.records import RecordError, TrainingRecord, parse_record
 
 SUFFIXES = (".jsonl", ".jsonl.gz")
+# A longer line is no record: a file without line breaks must not fill the memory.
+MAX_LINE_BYTES = 4 << 20
 _BUFFER_BYTES = 1 << 20
+
+
+class DamagedFile(ValueError):
+    """A file ends early or isn't the gzip its name promises; nothing after that place can be read."""
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is not a JSON value")
+
+
+# Python's own decoder lets NaN and Infinity pass, which nobody else can read.
+_DECODER = json.JSONDecoder(parse_constant=_no_constant)
 
 
 def read_lines(stream: BinaryIO, name: str) -> Iterator[tuple[int, bytes]]:
     """Yield ``(line number from 1, line)`` of a stream; blank lines are passed over.
 
+    A line longer than `MAX_LINE_BYTES` is cut off there.
+
     Args:
         stream: the bytes as stored.
         name: the file's name; ``.gz`` means that the stream is gzip.
+
+    Raises:
+        DamagedFile: naming the file, when its gzip is broken or cut off.
     """
     if name.endswith(".gz"):
         stream = gzip.GzipFile(fileobj=stream)  # type: ignore[assignment]
-    elif not isinstance(stream, io.BufferedIOBase):
+    if not isinstance(stream, io.BufferedReader):
         # The body of an S3 answer: iterating over it gives blocks, and its own readline reads byte by byte.
         stream = io.BufferedReader(stream, _BUFFER_BYTES)  # type: ignore[assignment, arg-type]
-    for number, line in enumerate(stream, start=1):
-        if number == 1:
-            line = line.removeprefix(b"\xef\xbb\xbf")
-        if line.strip():
-            yield number, line
+    number = 0
+    try:
+        while line := stream.readline(MAX_LINE_BYTES + 1):
+            number += 1
+            if number == 1:
+                line = line.removeprefix(b"\xef\xbb\xbf")
+            if len(line) > MAX_LINE_BYTES and not line.endswith(b"\n"):
+                _skip_line(stream)
+            if not line.isspace():
+                yield number, line
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise DamagedFile(f"{name} can't be read after line {number}: {error}") from None
+
+
+def _skip_line(stream: BinaryIO) -> None:
+    while (rest := stream.readline(MAX_LINE_BYTES)) and not rest.endswith(b"\n"):
+        pass
 
 
 def read_records(stream: BinaryIO, name: str) -> Iterator[tuple[int, TrainingRecord | RecordError]]:
-    """Yield ``(line number, record)``; a line that breaks the contract yields its error in the record's place."""
+    """Yield ``(line number, record)``; a line that breaks the contract yields its error in the record's place.
+
+    Raises:
+        DamagedFile: when the file can't be read to its end.
+    """
     for number, line in read_lines(stream, name):
+        if len(line) > MAX_LINE_BYTES:
+            yield number, RecordError("line", f"is longer than {MAX_LINE_BYTES >> 20} MiB")
+            continue
         try:
-            yield number, parse_record(json.loads(line))
+            yield number, parse_record(_DECODER.decode(line.decode().strip()))
         except RecordError as error:
             yield number, error
+        except UnicodeDecodeError:
+            yield number, RecordError("line", "is not UTF-8")
         except (ValueError, RecursionError) as error:
-            yield number, RecordError("line", f"is not JSON: {error}")
+            yield number, RecordError("line", f"is not JSON: {_what(error)}")
+
+
+def _what(error: Exception) -> str:
+    # A decoder's own message ends in a place, which would make a reason of its own of every line.
+    return error.msg.lower() if isinstance(error, json.JSONDecodeError) else str(error)
 
 
 def read_record_file(path: Path) -> Iterator[TrainingRecord]:

@@ -6,6 +6,7 @@ One JSON object a line, UTF-8: ``{"query": str, "pos": [str, …], "neg": [str, 
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -82,6 +83,8 @@ def parse_record(row: Any) -> TrainingRecord:
     record_id = row.get("id")
     if record_id is not None and not isinstance(record_id, (str, int)):
         raise RecordError("id", f"must be a string, is {_kind(record_id)}")
+    if isinstance(record_id, str) and record_id.strip():
+        _text(record_id, "id")
     positives = _texts(row, "pos", at_least_one=True)
     negatives = _texts(row, "neg", at_least_one=False)
     return TrainingRecord(
@@ -91,8 +94,19 @@ def parse_record(row: Any) -> TrainingRecord:
         id=None if record_id is None else str(record_id),
         positive_scores=_scores(row, "pos_scores", len(positives)),
         negative_scores=_scores(row, "neg_scores", len(negatives)),
-        extra={key: value for key, value in row.items() if key not in _OWN_KEYS},
+        extra=_extra(row),
     )
+
+
+def _extra(row: dict[str, Any]) -> dict[str, Any]:
+    extra = {key: value for key, value in row.items() if key not in _OWN_KEYS}
+    if extra:
+        # What is carried through must be writable: JSON can spell lone surrogates and numbers beyond any float.
+        try:
+            json.dumps(extra, ensure_ascii=False, allow_nan=False).encode()
+        except ValueError:
+            raise RecordError(", ".join(map(ascii, extra))[:200], "can't be written as JSON in UTF-8") from None
+    return extra
 
 
 def _text(value: Any, where: str) -> str:

@@ -72,6 +72,13 @@ class Store:
         for _, line in read_lines(self._body(key), key):
             yield json.loads(line)
 
+    def download(self, key: str, path: Path) -> None:
+        self.client.download_file(self.bucket, key, str(path))
+
+    def version(self, key: str) -> str | None:
+        """Return the version of an object, None in a bucket that keeps none."""
+        return self.client.head_object(Bucket=self.bucket, Key=key).get("VersionId")
+
     def read_json(self, key: str) -> Any:
         return json.loads(self._body(key).read())
 

@@ -1,0 +1,60 @@
+"""Settings are read once, and what is wrong with them is told by key."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from conftest import CONTEXT
+
+from cdk.settings import SettingsError, load_settings
+
+
+def settings(**overrides: Any):
+    return load_settings({**CONTEXT, **overrides})
+
+
+@pytest.mark.parametrize("stage", ["local", "dev", "prod"])
+def test_every_stage_of_cdk_json_is_valid(stage: str) -> None:
+    assert settings(stage=stage).prefix == f"ko-reranker-{stage}"
+
+
+def test_a_stage_lies_over_the_defaults() -> None:
+    assert settings(stage="local").training.instance_count == 2
+    assert settings(stage="prod").training.instance_count == 1
+
+
+def test_an_override_on_the_command_line_lies_over_both_and_takes_its_type() -> None:
+    found = settings(stage="local", **{"training.instance_count": "3", "serving.enabled": "false", "image.uri": "a/b:c"})
+    assert (found.training.instance_count, found.serving.enabled, found.image.uri) == (3, False, "a/b:c")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("training.instance_count", "many", "training.instance_count"),
+        ("training.instance_type", "g5.xlarge", "training.instance_type"),
+        ("serving.gpus", "1", "serving.gpus is not a setting"),
+        ("translation.max_rejected_fraction", "2", "translation.max_rejected_fraction"),
+        ("serving.min_instances", "1", "canary needs min_instances"),
+        ("alerts.email", "nobody", "alerts.email"),
+        ("region", "Seoul", "region"),
+        ("evaluation.must_beat", "[]", "evaluation.must_beat"),
+    ],
+)
+def test_a_value_that_does_not_do_is_told_by_its_key(key: str, value: str, said: str) -> None:
+    with pytest.raises(SettingsError, match="stage prod") as caught:
+        settings(stage="prod", **{key: value})
+    assert said in str(caught.value)
+
+
+def test_all_mistakes_are_told_at_once() -> None:
+    with pytest.raises(SettingsError) as caught:
+        settings(stage="prod", **{"training.max_hours": "0", "api.burst": "-1"})
+    assert "training.max_hours" in str(caught.value)
+    assert "api.burst" in str(caught.value)
+
+
+def test_an_unknown_stage_is_told_with_the_known_ones() -> None:
+    with pytest.raises(SettingsError, match="local, dev, prod"):
+        settings(stage="staging")

@@ -1,0 +1,55 @@
+"""The smoke test of a release tells the model that was asked for from any other."""
+
+from __future__ import annotations
+
+import io
+import json
+from typing import Any
+
+import boto3
+import pytest
+from botocore.response import StreamingBody
+from botocore.stub import Stubber
+from loading import load
+
+from ko_reranker.data.errors import PipelineError
+
+golden_queries = load("smoke_test", "golden_queries")
+GOLDEN = {"queries": [{"query": "질문", "documents": ["답", "아님"], "scores": [0.9, 0.1]}]}
+
+
+def body(value: Any) -> StreamingBody:
+    data = json.dumps(value).encode()
+    return StreamingBody(io.BytesIO(data), len(data))
+
+
+def check(scores: list[float] | None, golden: str = "s3://data/runs/r/evaluation/golden.json") -> dict[str, Any]:
+    """Run the check against an endpoint that answers these scores."""
+    s3, runtime = (boto3.client(name, region_name="ap-northeast-2") for name in ("s3", "sagemaker-runtime"))
+    results = [{"index": i, "relevance_score": score} for i, score in enumerate(scores or ())]
+    with Stubber(s3) as s3_stub, Stubber(runtime) as runtime_stub:
+        if golden != "none":
+            s3_stub.add_response("get_object", {"Body": body(GOLDEN)}, {"Bucket": "data", "Key": golden.split("/", 3)[3]})
+        runtime_stub.add_response("invoke_endpoint", {"Body": body({"results": results})})
+        return golden_queries.check_endpoint("endpoint", golden, s3, runtime)
+
+
+def test_the_scores_of_the_evaluation_pass_and_the_largest_difference_is_told() -> None:
+    assert check([0.905, 0.1]) == {"queries": 1, "max_difference": 0.005}
+
+
+def test_another_models_scores_are_refused() -> None:
+    with pytest.raises(PipelineError, match="does not serve the model"):
+        check([0.6, 0.1])
+
+
+@pytest.mark.parametrize("scores", [None, [0.9], [0.9, 0.1, 0.2], [0.9, float("nan")]])
+def test_an_answer_out_of_form_is_refused(scores: list[float] | None) -> None:
+    with pytest.raises(PipelineError, match="golden query 0"):
+        check(scores)
+
+
+def test_a_model_without_golden_queries_must_answer_in_form() -> None:
+    assert check([0.2, 0.3, 0.1], golden="none") == {"queries": 1, "max_difference": 0.0}
+    with pytest.raises(PipelineError):
+        check([0.2], golden="none")
