@@ -5,14 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import boto3
-from planning import Prices, plan
+from botocore.config import Config
+from planning import LOOK_UPS, Prices, plan
 
 from ko_reranker.data.environment import require
-from ko_reranker.data.memory import TranslationMemory
 from ko_reranker.data.store import Store
+from ko_reranker.data.translation.memory import TranslationMemory
 
 STORE = Store(boto3.client("s3"), require("DATA_BUCKET"))
-MEMORY = TranslationMemory(boto3.client("dynamodb"), require("TRANSLATION_MEMORY"))
+MEMORY = TranslationMemory(boto3.client("dynamodb", config=Config(max_pool_connections=LOOK_UPS)), require("TRANSLATION_MEMORY"))
 PRICES = Prices(
     usd_per_million_characters=float(require("USD_PER_MILLION_CHARACTERS")),
     characters_per_second=float(require("CHARACTERS_PER_SECOND")),
@@ -21,4 +22,4 @@ PRICES = Prices(
 
 
 def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
-    return plan(event["request"], STORE, MEMORY, PRICES)
+    return plan(event["request"], STORE, MEMORY, PRICES, context.get_remaining_time_in_millis)

@@ -1,28 +1,38 @@
 """Planning a translation: distinct texts, shards, characters and dollars.
 
-Texts are sharded by the hash of the text, not by record, so that a text that occurs in many records has one owner: no two
-shards translate the same text, and none is paid for twice.
+What the plan says is what the translation does: texts are cut, packed and looked up by the same code.
 """
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections import Counter
-from contextlib import ExitStack
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ko_reranker.data.jsonl import dump_line, read_lines
-from ko_reranker.data.memory import TranslationMemory, TranslationSettings
-from ko_reranker.data.records import RecordError
+from ko_reranker.data.errors import PipelineError
+from ko_reranker.data.jsonl import DamagedFile, dump_line
+from ko_reranker.data.records import TrainingRecord
 from ko_reranker.data.store import Store, StoredObject
+from ko_reranker.data.survey import Survey, TextShards, finish_shard
+from ko_reranker.data.translation.memory import TranslationMemory
+from ko_reranker.data.translation.texts import TranslationSettings
 
 # A Lambda may hold 1,024 files open, and every shard is one while the plan is made.
 _MAX_SHARDS = 500
 # JSON Lines of prose shrink to about a quarter.
 _GZIP_RATIO = 4
+# Look-ups in the translation memory at the same time.
+LOOK_UPS = 16
+_RESERVE_MILLISECONDS = 60_000
+_ADVICE = (
+    "cut it into datasets of their own under raw/ and retrain on one of them, or on a sample "
+    "(docs/data.md, Larger data): what several of them have in common is translated and paid for once"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,99 +50,180 @@ class Prices:
     shard_bytes: int
 
 
-def plan(request: dict[str, Any], store: Store, memory: TranslationMemory, prices: Prices) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What plan and join can take in their 15 minutes and 10 GB of disk each, with room to spare (benchmarks/pipeline.py).
+
+    Attributes:
+        gigabytes: of JSON Lines, unpacked.
+        records: all objects together.
+        objects: JSON Lines objects; each costs a request.
+    """
+
+    gigabytes: float = 2.0
+    records: int = 2_000_000
+    objects: int = 1_000
+
+    def __str__(self) -> str:
+        return f"{self.gigabytes:g} GB unpacked, {self.records:,} records or {self.objects:,} objects"
+
+
+def plan(
+    request: dict[str, Any],
+    store: Store,
+    memory: TranslationMemory,
+    prices: Prices,
+    remaining_milliseconds: Callable[[], int],
+    limits: Limits | None = None,
+) -> dict[str, Any]:
     """Write the shards and ``plan.json`` of a run and return the plan's figures.
 
+    Args:
+        request: the resolved request.
+        store: the data bucket.
+        memory: the translation memory.
+        prices: of this account.
+        remaining_milliseconds: the time this invocation has left.
+        limits: what is planned at all.
+
     Raises:
-        PipelineError: when the dataset has no objects.
+        PipelineError: when the dataset has no objects, is larger than the limits, or holds more records that break the
+            contract than ``max_rejected_fraction`` allows.
     """
+    limits = limits or Limits()
     sources = store.datasets(f"raw/{request['dataset']}/")
-    counts: Counter[str] = Counter()
+    size = sum(item.size * (_GZIP_RATIO if item.key.endswith(".gz") else 1) for item in sources)
+    if size > limits.gigabytes * 1e9 or len(sources) > limits.objects:
+        raise PipelineError(
+            f"the dataset {request['dataset']} has about {size / 1e9:.1f} GB in {len(sources):,} objects, and one planning "
+            f"function takes at most {limits} in its 15 minutes: {_ADVICE}"
+        )
+    survey, totals = Survey(), Counter[str]()
     shards: list[dict[str, Any]] = []
+    records = _records(request, sources, store, survey, limits, remaining_milliseconds)
     with tempfile.TemporaryDirectory() as folder:
         if request["translate"]:
-            paths = _write_shards(request, sources, store, Path(folder), prices.shard_bytes, counts)
-            shards = _upload_shards(request, paths, store, memory, counts)
+            settings = TranslationSettings.of(request)
+            count = min(max(1, -(-size // prices.shard_bytes)), _MAX_SHARDS)
+            with TextShards(Path(folder), settings, count, survey) as texts:
+                for record in records:
+                    texts.add(record)
+            _refuse_too_many(request, survey)
+            shards, totals = _finish_shards(request, texts.paths, settings, store, memory)
         else:
-            _count_records(sources, store, counts)
-    usd = counts["characters_to_translate"] / 1e6 * prices.usd_per_million_characters
-    figures = {
-        "records": counts["records"],
-        "rejected_records": counts["rejected_records"],
-        "texts": counts["texts"],
-        "distinct_texts": counts["distinct_texts"],
-        "known_texts": counts["known_texts"],
-        "characters": counts["characters"],
-        "characters_to_translate": counts["characters_to_translate"],
-        "requests": counts["distinct_texts"] - counts["known_texts"],
-        "usd": round(usd, 4),
-        "expected_seconds": round(counts["characters_to_translate"] / prices.characters_per_second),
-        "shards": len(shards),
-        "shards_key": f"{request['prefix']}/shards/index.jsonl",
-        "within_budget": usd <= request["max_translation_usd"],
+            for _ in records:
+                pass
+            _refuse_too_many(request, survey)
+    figures = _figures(request, survey, totals, prices, len(shards))
+    details = {
+        "rejected_examples": survey.examples,
+        "rejection_reasons": dict(survey.reasons.most_common(20)),
+        "prices": asdict(prices),
+        "limits": asdict(limits),
+        "request": request,
+        "sources": [{"key": s.key, "bytes": s.size, "etag": s.etag} for s in sources],
     }
-    figures["message"] = _message(request, figures)
-    details = {"request": request, "sources": [{"key": s.key, "bytes": s.size, "etag": s.etag} for s in sources]}
     store.write_json(f"{request['prefix']}/plan.json", figures | details)
     return figures
 
 
-def _write_shards(
+def _records(
     request: dict[str, Any],
     sources: list[StoredObject],
     store: Store,
-    folder: Path,
-    shard_bytes: int,
-    counts: Counter[str],
-) -> list[Path]:
-    settings = TranslationSettings.of(request)
-    size = sum(item.size * (_GZIP_RATIO if item.key.endswith(".gz") else 1) for item in sources)
-    paths = [folder / f"{index:05d}.jsonl" for index in range(min(max(1, -(-size // shard_bytes)), _MAX_SHARDS))]
-    seen: set[bytes] = set()
-    with ExitStack() as stack:
-        files = [stack.enter_context(path.open("wb")) for path in paths]
-        for item in sources:
-            for _, record in store.records(item.key):
-                if isinstance(record, RecordError):
-                    counts["rejected_records"] += 1
-                    continue
-                counts["records"] += 1
-                for text in record.texts():
-                    counts["texts"] += 1
-                    key = settings.key(text)
-                    digest = bytes.fromhex(key)[:16]
-                    if digest in seen:
-                        continue
-                    seen.add(digest)
-                    counts["distinct_texts"] += 1
-                    counts["characters"] += len(text)
-                    files[int(key[:8], 16) % len(files)].write(dump_line({"id": key, "text": text}))
-    return [path for path in paths if path.stat().st_size]
-
-
-def _upload_shards(
-    request: dict[str, Any], paths: list[Path], store: Store, memory: TranslationMemory, counts: Counter[str]
-) -> list[dict[str, Any]]:
-    shards = []
-    for number, path in enumerate(paths):
-        with path.open("rb") as stream:
-            lengths = {row["id"]: len(row["text"]) for row in (json.loads(line) for _, line in read_lines(stream, path.name))}
-        known = memory.known(lengths)
-        counts["known_texts"] += len(known)
-        counts["characters_to_translate"] += sum(length for key, length in lengths.items() if key not in known)
-        key = f"{request['prefix']}/shards/{path.name}"
-        store.upload(path, key)
-        shards.append({"shard": number, "key": key, "texts": len(lengths)})
-    index = (paths[0].parent if paths else Path(tempfile.gettempdir())) / "index.jsonl"
-    index.write_bytes(b"".join(dump_line(shard) for shard in shards))
-    store.upload(index, f"{request['prefix']}/shards/index.jsonl")
-    return shards
-
-
-def _count_records(sources: list[StoredObject], store: Store, counts: Counter[str]) -> None:
+    survey: Survey,
+    limits: Limits,
+    remaining_milliseconds: Callable[[], int],
+) -> Iterator[TrainingRecord]:
+    """Yield every record and stop where the limits end: a gzip's real size is known only when it is unpacked."""
     for item in sources:
-        for _, record in store.records(item.key):
-            counts["rejected_records" if isinstance(record, RecordError) else "records"] += 1
+        with closing(store.records(item.key)) as lines:
+            try:
+                for _, record in survey.records(item.key, lines):
+                    yield record
+                    count = survey.counts["records"]
+                    if count > limits.records or (not count % 1_000 and remaining_milliseconds() < _RESERVE_MILLISECONDS):
+                        raise PipelineError(
+                            f"the dataset {request['dataset']} has more than the {count - 1:,} records read so far, and one "
+                            f"planning function takes at most {limits} in its 15 minutes: {_ADVICE}"
+                        )
+            except DamagedFile as error:
+                raise PipelineError(f"{error}: upload {store.uri(item.key)} again") from None
+
+
+def _refuse_too_many(request: dict[str, Any], survey: Survey) -> None:
+    """Stop a run that the join would stop, before it is paid for."""
+    rejected = survey.counts["rejected_records"]
+    total = rejected + survey.counts["records"]
+    if not total:
+        raise PipelineError(f"the dataset {request['dataset']} holds no record: its objects are empty")
+    if rejected > request["max_rejected_fraction"] * total:
+        first = survey.examples[0]
+        reason, times = survey.reasons.most_common(1)[0]
+        raise PipelineError(
+            f"{rejected} of {total} records break the contract, {rejected / total:.1%}, and max_rejected_fraction allows "
+            f"{request['max_rejected_fraction']:.1%}; most often ({times} times) {reason}; the first is line {first['line']} of "
+            f"{first['file']}. Nothing was spent. `ko-reranker data validate FILE` lists them all"
+        )
+
+
+def _finish_shards(
+    request: dict[str, Any], paths: list[Path], settings: TranslationSettings, store: Store, memory: TranslationMemory
+) -> tuple[list[dict[str, Any]], Counter[str]]:
+    shards: list[dict[str, Any]] = []
+    totals: Counter[str] = Counter()
+
+    def finish(path: Path) -> tuple[Counter[str], str] | None:
+        if not path.stat().st_size:
+            return None
+        shard = path.with_suffix(".jsonl")
+        counts = finish_shard(path, shard, settings, lambda keys: memory.known(keys, look_ups))
+        key = f"{request['prefix']}/shards/{shard.name}"
+        store.upload(shard, key)
+        shard.unlink()
+        return counts, key
+
+    # While one shard is uploaded another one is looked up: both mostly wait.
+    with ThreadPoolExecutor(LOOK_UPS) as look_ups, ThreadPoolExecutor(4) as pool:
+        for result in pool.map(finish, paths):
+            if result is not None:
+                counts, key = result
+                totals += counts
+                shards.append({"shard": len(shards), "key": key, "texts": counts["distinct_texts"]})
+    store.write_lines(f"{request['prefix']}/shards/index.jsonl", b"".join(map(dump_line, shards)))
+    return shards, totals
+
+
+def _figures(
+    request: dict[str, Any], survey: Survey, totals: Counter[str], prices: Prices, shards: int
+) -> dict[str, Any]:
+    def dollars(characters: int) -> float:
+        return characters / 1e6 * prices.usd_per_million_characters
+
+    counts = survey.counts
+    usd = dollars(totals["characters_to_translate"])
+    saved = counts["characters"] - totals["characters_to_translate"] if request["translate"] else 0
+    figures: dict[str, Any] = {
+        "records": counts["records"],
+        "rejected_records": counts["rejected_records"],
+        "texts": counts["texts"],
+        "distinct_texts": totals["distinct_texts"],
+        "texts_in_target_language": counts["texts_in_target_language"],
+        "texts_without_letters": counts["texts_without_letters"],
+        "known_texts": totals["known_texts"],
+        "texts_to_translate": totals["texts_to_translate"],
+        "characters": counts["characters"],
+        "distinct_characters": totals["distinct_characters"],
+        "characters_to_translate": totals["characters_to_translate"],
+        "requests": totals["requests"],
+        "usd": round(usd, 4),
+        "usd_saved": round(max(0.0, dollars(saved)), 4),
+        "expected_seconds": round(totals["characters_to_translate"] / prices.characters_per_second),
+        "shards": shards,
+        "shards_key": f"{request['prefix']}/shards/index.jsonl",
+        "within_budget": usd <= request["max_translation_usd"],
+    }
+    return figures | {"message": _message(request, figures)}
 
 
 def _message(request: dict[str, Any], figures: dict[str, Any]) -> str:
@@ -140,7 +231,8 @@ def _message(request: dict[str, Any], figures: dict[str, Any]) -> str:
         return f"{figures['records']} records are in {request['target_language']} already: nothing to translate"
     estimate = (
         f"{figures['distinct_texts']} distinct texts in {figures['records']} records, {figures['known_texts']} of them known "
-        f"already; {figures['characters_to_translate']} characters to translate cost about ${figures['usd']:.2f}"
+        f"already; {figures['characters_to_translate']} characters to translate in {figures['requests']} requests cost about "
+        f"${figures['usd']:.2f} and take about {_duration(figures['expected_seconds'])} at the account's quota"
     )
     if figures["within_budget"]:
         return estimate
@@ -148,3 +240,9 @@ def _message(request: dict[str, Any], figures: dict[str, Any]) -> str:
         f"{estimate}, more than max_translation_usd allows (${request['max_translation_usd']:.2f}): "
         "raise it in the execution input, or take a smaller dataset"
     )
+
+
+def _duration(seconds: int) -> str:
+    if seconds < 120:
+        return f"{seconds} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

@@ -15,6 +15,7 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -23,7 +24,7 @@ from typing import Any
 from amazon_translate import AmazonTranslate, OutOfTime, Pace, Refused, Throttled, Unavailable
 
 from ko_reranker.data.errors import PipelineError
-from ko_reranker.data.jsonl import dump_line
+from ko_reranker.data.jsonl import dump_line, read_rows
 from ko_reranker.data.store import Store
 from ko_reranker.data.translation.memory import TranslationMemory
 from ko_reranker.data.translation.packing import Pack, packed, packs, unpacked
@@ -121,11 +122,12 @@ def translate_shard(
     settings = TranslationSettings.of(request)
     part = f"{request['prefix']}/translated/{event['shard']:05d}/{cursor:09d}"
     done, finished = 0, True
-    rows = islice(store.rows(event["key"]), cursor, None)
     with tempfile.TemporaryDirectory() as folder, _Translator(client, settings, memory, effort, remaining_milliseconds) as work:
-        path = Path(folder) / "part.jsonl"
-        with path.open("wb") as out:
-            for window in _windows(rows):
+        path, texts = Path(folder) / "part.jsonl", Path(folder) / "texts.jsonl"
+        # A stream from S3 would be cut off while the service is asked.
+        store.download(event["key"], texts)
+        with path.open("wb") as out, closing(read_rows(texts)) as rows:
+            for window in _windows(islice(rows, cursor, None)):
                 try:
                     translated = work.translate(window)
                 except OutOfTime:

@@ -104,6 +104,13 @@ def read_record_file(path: Path) -> Iterator[TrainingRecord]:
             yield record
 
 
+def read_rows(path: Path) -> Iterator[Any]:
+    """Yield the objects of a file that the pipeline itself wrote."""
+    with path.open("rb") as stream:
+        for _, line in read_lines(stream, path.name):
+            yield json.loads(line)
+
+
 def dump_line(row: Any) -> bytes:
     """Return one line of JSON Lines, Korean unescaped, newline included."""
     return json.dumps(row, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"

@@ -86,6 +86,9 @@ class Store:
         body = json.dumps(value, ensure_ascii=False, indent=2).encode()
         self.client.put_object(Bucket=self.bucket, Key=key, Body=body, ContentType="application/json")
 
+    def write_lines(self, key: str, lines: bytes) -> None:
+        self.client.put_object(Bucket=self.bucket, Key=key, Body=lines, ContentType="application/x-ndjson")
+
     def upload(self, path: Path, key: str) -> None:
         self.client.upload_file(str(path), self.bucket, key)
 
