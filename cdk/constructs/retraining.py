@@ -132,6 +132,7 @@ class Retraining(Construct):
                 "shard.$": "$$.Map.Item.Value.shard",
                 "key.$": "$$.Map.Item.Value.key",
                 "cursor": 0,
+                "counts": {},
                 "request.$": "$.request",
             },
             result_writer_v2=sfn.ResultWriterV2(
@@ -143,14 +144,20 @@ class Retraining(Construct):
             self,
             "Translate a shard",
             self._functions.translate.function,
-            {"shard.$": "$.shard", "key.$": "$.key", "cursor.$": "$.cursor", "request.$": "$.request"},
+            {
+                "shard.$": "$.shard",
+                "key.$": "$.key",
+                "cursor.$": "$.cursor",
+                "counts.$": "$.counts",
+                "request.$": "$.request",
+            },
             comment="As far as one invocation's time goes",
             result_path="$",
             failure=None,
         )
         finished = sfn.Choice(self, "Is the shard finished?")
         finished.when(sfn.Condition.boolean_equals("$.finished", False), translate).otherwise(
-            sfn.Pass(self, "Shard translated", parameters={"shard.$": "$.shard", "texts.$": "$.cursor"})
+            sfn.Pass(self, "Shard translated", parameters={"shard.$": "$.shard", "texts.$": "$.cursor", "counts.$": "$.counts"})
         )
         shards.item_processor(translate.next(finished))
         explain = invoke(

@@ -1,29 +1,34 @@
 """Joining translations with the records they came from.
 
-Memory stays bounded whatever the dataset's size: translations lie in an SQLite file, records stream past twice. The first
-pass translates, splits and counts; the second fills records that have no negatives from a sample of their own split.
+Every record of the dataset comes out exactly once: in train, in dev, in quarantine with its reason, or among the duplicates
+with the place of the record it repeats. Memory stays bounded whatever the texts' size: translations lie in a file, and records
+stream past three times. The first pass translates and ties groups, the second splits and drops negatives that are positives,
+the third fills records that have no negatives from a sample of their own split.
 """
 
 from __future__ import annotations
 
 import hashlib
-import random
-import sqlite3
-import tempfile
+import json
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+from sampling import Reservoir
+from translated import Translations
+
 from ko_reranker.data.errors import PipelineError
-from ko_reranker.data.jsonl import dump_line, read_record_file
-from ko_reranker.data.memory import TranslationSettings
+from ko_reranker.data.jsonl import DamagedFile, dump_line, read_record_file
 from ko_reranker.data.negatives import fill_negatives
-from ko_reranker.data.records import RecordError, TrainingRecord
-from ko_reranker.data.splits import Split, split_of
+from ko_reranker.data.records import RecordError, TrainingRecord, parse_record
+from ko_reranker.data.splits import Groups, Split, fingerprint, split_of
 from ko_reranker.data.store import Store, StoredObject
+from ko_reranker.data.translation.texts import TranslationSettings
 
 SPLITS: tuple[Split, ...] = ("train", "dev")
 # Random negatives are drawn from a sample this large of each split's passages.
@@ -33,67 +38,29 @@ _DEFAULT_NEGATIVES = 4
 _SEED = 0
 
 
-class Translations:
-    """The translations of a run by the key of their source text, on disk."""
+@dataclass(slots=True)
+class _Work:
+    """What the passes hand on.
 
-    def __init__(self, path: Path, store: Store, prefix: str, settings: TranslationSettings | None) -> None:
-        self._settings = settings
-        self._rows = sqlite3.connect(path)
-        self._rows.execute("PRAGMA journal_mode = OFF")
-        self._rows.execute("CREATE TABLE t (id TEXT PRIMARY KEY, text TEXT, error TEXT) WITHOUT ROWID")
-        self.counts: Counter[str] = Counter()
-        if settings is None:
-            return
-        for item in store.list(f"{prefix}/translated/"):
-            if item.key.endswith(".counts.json"):
-                self.counts.update(store.read_json(item.key))
-            else:
-                rows = ((row["id"], row.get("text"), row.get("error")) for row in store.rows(item.key))
-                self._rows.executemany("INSERT OR REPLACE INTO t VALUES (?, ?, ?)", rows)
-        self._rows.commit()
+    Attributes:
+        folder: for the files between them.
+        groups: which records must stay on one side.
+        counts: train, dev, rejected, duplicates, dropped negatives and so on.
+        reasons: why records were rejected, and how often.
+        answers: fingerprints of every query with each of its positives, from all its records.
+        first_seen: where a record was met first, by its fingerprint.
+        negatives: how many records have how many negatives.
+        pools: a sample of each split's passages.
+    """
 
-    def translate(self, text: str, where: str) -> str:
-        """Return the translation of a text.
-
-        Raises:
-            RecordError: naming the field and why there is none.
-        """
-        if self._settings is None:
-            return text
-        row = self._rows.execute("SELECT text, error FROM t WHERE id = ?", (self._settings.key(text),)).fetchone()
-        if row is None:
-            raise RecordError(where, "was not translated: its shard failed")
-        if row[0] is None:
-            raise RecordError(where, f"could not be translated: {row[1]}")
-        return row[0]
-
-    def record(self, record: TrainingRecord) -> TrainingRecord:
-        return replace(
-            record,
-            query=self.translate(record.query, "query"),
-            positives=tuple(self.translate(text, f"pos[{i}]") for i, text in enumerate(record.positives)),
-            negatives=tuple(self.translate(text, f"neg[{i}]") for i, text in enumerate(record.negatives)),
-        )
-
-    def close(self) -> None:
-        self._rows.close()
-
-
-class Reservoir:
-    """A uniform sample of the passages seen so far (Vitter's algorithm R), the same for the same stream."""
-
-    def __init__(self, size: int, seed: int) -> None:
-        self.items: list[str] = []
-        self._size = size
-        self._seen = 0
-        self._random = random.Random(seed)  # noqa: S311
-
-    def add(self, item: str) -> None:
-        self._seen += 1
-        if len(self.items) < self._size:
-            self.items.append(item)
-        elif (slot := self._random.randrange(self._seen)) < self._size:
-            self.items[slot] = item
+    folder: Path
+    groups: Groups
+    counts: Counter[str] = field(default_factory=Counter)
+    reasons: Counter[str] = field(default_factory=Counter)
+    answers: set[int] = field(default_factory=set)
+    first_seen: dict[int, int] = field(default_factory=dict)
+    negatives: Counter[int] = field(default_factory=Counter)
+    pools: dict[Split, Reservoir] = field(default_factory=lambda: {split: Reservoir(_POOL, _SEED) for split in SPLITS})
 
 
 def join(request: dict[str, Any], store: Store) -> dict[str, Any]:
@@ -107,77 +74,120 @@ def join(request: dict[str, Any], store: Store) -> dict[str, Any]:
         Counts, and ``dataset_uri``, the prefix that holds ``train.jsonl`` and ``dev.jsonl``.
 
     Raises:
-        PipelineError: when more records were rejected than ``max_rejected_fraction`` allows, or a split came out empty.
+        PipelineError: when the dataset changed since it was planned, when more records were rejected than
+            ``max_rejected_fraction`` allows, or when a split came out empty.
     """
     prefix = request["prefix"]
-    sources = store.datasets(f"raw/{request['dataset']}/")
+    sources = _planned_sources(request, store)
     settings = TranslationSettings.of(request) if request["translate"] else None
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        with closing(Translations(folder / "translations.sqlite", store, prefix, settings)) as translations:
-            counts, reasons, pools, usual = _translate_and_split(request, sources, store, translations, folder)
-        quarantine = _upload_quarantine(folder, store, prefix)
-        _refuse_too_many(request, counts, reasons, store.uri(f"{prefix}/quarantine/") if quarantine else "")
-        digests = {split: _fill_and_upload(split, folder, pools[split], usual, counts, store, prefix) for split in SPLITS}
-    manifest = {
-        "records": {split: counts[split] for split in SPLITS},
-        "rejected_records": counts["rejected"],
-        "rejection_reasons": dict(reasons.most_common(20)),
-        "filled_negatives": counts["filled"],
-        "translation": dict(translations.counts),
-        "sha256": digests,
-        "sources": [{"key": item.key, "bytes": item.size, "etag": item.etag} for item in sources],
-        "request": request,
-    }
-    store.write_json(f"{prefix}/dataset/manifest.json", manifest)
-    return {
+    with TemporaryDirectory() as name:
+        work = _Work(Path(name), Groups(request["dev_fraction"]))
+        with closing(Translations(work.folder, store, prefix, settings)) as translations:
+            _translate_records(sources, store, translations, work)
+        _split_records(work)
+        quarantine = _upload_quarantine(work.folder, store, prefix)
+        _refuse_too_many(request, work, store.uri(f"{prefix}/quarantine/") if quarantine else "")
+        digests = {split: _fill_and_upload(split, work, store, prefix) for split in SPLITS}
+    counts = work.counts
+    sizes = work.groups.sizes()
+    summary = {
         "train": counts["train"],
         "dev": counts["dev"],
         "rejected": counts["rejected"],
+        "duplicates": counts["duplicates"],
         "filled_negatives": counts["filled"],
+        "dropped_negatives": counts["dropped_negatives"],
+        "kept_texts": dict(translations.kept),
         "translation": dict(translations.counts),
-        "dataset_uri": store.uri(f"{prefix}/dataset/"),
     }
+    manifest = summary | {
+        "rejection_reasons": dict(work.reasons.most_common(20)),
+        "dropped_positives": counts["dropped_positives"],
+        "split": {
+            "dev_fraction": request["dev_fraction"],
+            "groups": sum(sizes.values()),
+            "largest_group": max(sizes),
+            "records_on_the_side_of_their_group": counts["moved"],
+        },
+        "sha256": digests,
+        "sources": [
+            {"key": item.key, "bytes": item.size, "etag": item.etag, "version": store.version(item.key)} for item in sources
+        ],
+        "request": request,
+    }
+    store.write_json(f"{prefix}/dataset/manifest.json", manifest)
+    return summary | {"dataset_uri": store.uri(f"{prefix}/dataset/")}
 
 
-def _translate_and_split(
-    request: dict[str, Any], sources: list[StoredObject], store: Store, translations: Translations, folder: Path
-) -> tuple[Counter[str], Counter[str], dict[Split, Reservoir], int]:
-    counts: Counter[str] = Counter()
-    reasons: Counter[str] = Counter()
-    negatives: Counter[int] = Counter()
-    pools: dict[Split, Reservoir] = {split: Reservoir(_POOL, _SEED) for split in SPLITS}
-    with ExitStack() as stack:
-        out = {split: stack.enter_context((folder / f"{split}.joined.jsonl").open("wb")) for split in SPLITS}
-        for item in sources:
-            quarantine = folder / "quarantine" / f"{item.key.removeprefix('raw/').replace('/', '__')}.jsonl"
-            for line, source in store.records(item.key):
-                try:
-                    if isinstance(source, RecordError):
-                        raise source
-                    record = translations.record(source)
-                except RecordError as error:
-                    counts["rejected"] += 1
-                    reasons[f"{_field_name(error)}: {error.reason}"] += 1
-                    _quarantine(quarantine, item.key, line, source, error)
-                    continue
-                split = split_of(source.query, request["dev_fraction"])  # type: ignore[union-attr]
-                counts[split] += 1
-                negatives[len(record.negatives)] += 1
-                for passage in (*record.positives, *record.negatives):
-                    pools[split].add(passage)
-                out[split].write(dump_line(record.to_json()))
-    del negatives[0]
-    usual = negatives.most_common(1)[0][0] if negatives else _DEFAULT_NEGATIVES
-    return counts, reasons, pools, usual
+def _planned_sources(request: dict[str, Any], store: Store) -> list[StoredObject]:
+    """The objects of the dataset, as long as they are what was planned and translated."""
+    sources = store.datasets(f"raw/{request['dataset']}/")
+    planned = {row["key"]: row["etag"] for row in store.read_json(f"{request['prefix']}/plan.json")["sources"]}
+    changed = sorted(planned.items() ^ {item.key: item.etag for item in sources}.items())
+    if changed:
+        raise PipelineError(
+            f"{store.uri(changed[0][0])} was added, removed or changed since this run was planned: start a new execution "
+            "(what is translated is not paid for again)"
+        )
+    return sources
 
 
-def _field_name(error: RecordError) -> str:
-    return error.field.split("[")[0]
+# ---------------------------------------------------------------- first pass: translations into records
 
 
-def _quarantine(path: Path, key: str, line: int, source: TrainingRecord | RecordError, error: RecordError) -> None:
-    path.parent.mkdir(exist_ok=True)
+def _translate_records(sources: list[StoredObject], store: Store, translations: Translations, work: _Work) -> None:
+    """Write every good record with the handle of its group to `joined`, the others into quarantine."""
+    with (work.folder / "joined").open("wb") as out:
+        for number, item in enumerate(sources):
+            try:
+                for line, source in store.records(item.key):
+                    try:
+                        if isinstance(source, RecordError):
+                            raise source
+                        record = _without_repetitions(translations.record(source), work.counts)
+                    except RecordError as error:
+                        work.counts["rejected"] += 1
+                        work.reasons[f"{error.field.split('[')[0]}: {error.reason}"] += 1
+                        _quarantine(work.folder, item.key, line, source, error)
+                        continue
+                    first = work.first_seen.setdefault(_fingerprint(record), number << 32 | line)
+                    if first != number << 32 | line:
+                        work.counts["duplicates"] += 1
+                        where = f"repeats line {first & 0xFFFFFFFF} of {sources[first >> 32].key}"
+                        _quarantine(work.folder, item.key, line, source, RecordError("record", where), "duplicates")
+                        continue
+                    handle = work.groups.add(source.query, record.query, record.positives)  # type: ignore[union-attr]
+                    work.answers.update(fingerprint(record.query, positive) for positive in record.positives)
+                    own = split_of(source.query, work.groups.dev_fraction)  # type: ignore[union-attr]
+                    out.write(b"%d %s " % (handle, own.encode()) + dump_line(record.to_json()))
+            except DamagedFile as error:
+                raise PipelineError(f"{error}: upload {store.uri(item.key)} again") from None
+    work.first_seen.clear()
+
+
+def _without_repetitions(record: TrainingRecord, counts: Counter[str]) -> TrainingRecord:
+    """A record whose positives are all different; its teacher's scores stay with their passages."""
+    places = list({fingerprint(text): place for place, text in reversed(list(enumerate(record.positives)))}.values())[::-1]
+    if len(places) == len(record.positives):
+        return record
+    counts["dropped_positives"] += len(record.positives) - len(places)
+    scores = record.positive_scores
+    return replace(
+        record,
+        positives=tuple(record.positives[place] for place in places),
+        positive_scores=scores and tuple(scores[place] for place in places),
+    )
+
+
+def _fingerprint(record: TrainingRecord) -> int:
+    return fingerprint(record.query, "pos", *record.positives, "neg", *record.negatives)
+
+
+def _quarantine(
+    folder: Path, key: str, line: int, source: TrainingRecord | RecordError, error: RecordError, below: str = ""
+) -> None:
+    path = folder / "quarantine" / below / f"{key.removeprefix('raw/').replace('/', '__')}.jsonl"
+    path.parent.mkdir(parents=True, exist_ok=True)
     row: dict[str, Any] = {"file": key, "line": line, "field": error.field, "reason": error.reason}
     if isinstance(source, TrainingRecord):
         row["record"] = source.to_json()
@@ -187,17 +197,59 @@ def _quarantine(path: Path, key: str, line: int, source: TrainingRecord | Record
 
 def _upload_quarantine(folder: Path, store: Store, prefix: str) -> bool:
     store.delete(f"{prefix}/quarantine/")
-    files = sorted((folder / "quarantine").glob("*")) if (folder / "quarantine").exists() else []
+    root = folder / "quarantine"
+    files = sorted(path for path in root.rglob("*.jsonl") if path.is_file())
     for path in files:
-        store.upload(path, f"{prefix}/quarantine/{path.name}")
+        store.upload(path, f"{prefix}/quarantine/{path.relative_to(root).as_posix()}")
     return bool(files)
 
 
-def _refuse_too_many(request: dict[str, Any], counts: Counter[str], reasons: Counter[str], quarantine: str) -> None:
+# ---------------------------------------------------------------- second pass: sides and negatives
+
+
+def _split_records(work: _Work) -> None:
+    joined = work.folder / "joined"
+    with joined.open("rb") as lines, ExitStack() as stack:
+        out = {split: stack.enter_context((work.folder / f"{split}.split.jsonl").open("wb")) for split in SPLITS}
+        for line in lines:
+            handle, own, row = line.split(b" ", 2)
+            split = work.groups.split(int(handle))
+            record = _without_false_negatives(parse_record(json.loads(row)), work)
+            work.counts[split] += 1
+            work.counts["moved"] += own.decode() != split
+            work.negatives[len(record.negatives)] += 1
+            for passage in (*record.positives, *record.negatives):
+                work.pools[split].add(passage)
+            out[split].write(dump_line(record.to_json()))
+    joined.unlink()
+
+
+def _without_false_negatives(record: TrainingRecord, work: _Work) -> TrainingRecord:
+    """A record without negatives that answer its query in this or another record, or that it holds twice."""
+    seen: set[int] = set()
+    places = []
+    for place, text in enumerate(record.negatives):
+        print_of_text = fingerprint(text)
+        if print_of_text not in seen and fingerprint(record.query, text) not in work.answers:
+            places.append(place)
+        seen.add(print_of_text)
+    if len(places) == len(record.negatives):
+        return record
+    work.counts["dropped_negatives"] += len(record.negatives) - len(places)
+    scores = record.negative_scores
+    return replace(
+        record,
+        negatives=tuple(record.negatives[place] for place in places),
+        negative_scores=scores and tuple(scores[place] for place in places),
+    )
+
+
+def _refuse_too_many(request: dict[str, Any], work: _Work, quarantine: str) -> None:
+    counts = work.counts
     total = counts["train"] + counts["dev"] + counts["rejected"]
     share = counts["rejected"] / total if total else 0.0
     if share > request["max_rejected_fraction"]:
-        reason, times = reasons.most_common(1)[0]
+        reason, times = work.reasons.most_common(1)[0]
         raise PipelineError(
             f"{counts['rejected']} of {total} records were rejected, {share:.1%}, and max_rejected_fraction allows "
             f"{request['max_rejected_fraction']:.1%}; most often ({times} times) because {reason}. Each one stands with its "
@@ -206,26 +258,36 @@ def _refuse_too_many(request: dict[str, Any], counts: Counter[str], reasons: Cou
     for split in SPLITS:
         if not counts[split]:
             raise PipelineError(
-                f"the {split} split is empty: {total} records with dev_fraction {request['dev_fraction']} are too few"
+                f"the {split} split is empty: {total} records with dev_fraction {request['dev_fraction']} are too few, or too "
+                "many of them are tied to each other by shared queries and positives"
             )
 
 
-def _fill_and_upload(
-    split: Split, folder: Path, pool: Reservoir, usual: int, counts: Counter[str], store: Store, prefix: str
-) -> str:
-    path = folder / f"{split}.jsonl"
+# ---------------------------------------------------------------- third pass: records without negatives
+
+
+def _fill_and_upload(split: Split, work: _Work, store: Store, prefix: str) -> str:
+    path = work.folder / f"{split}.jsonl"
     digest = hashlib.sha256()
     with path.open("wb") as out:
-        for line in _filled(folder / f"{split}.joined.jsonl", pool.items, usual, counts):
+        for line in _filled(work.folder / f"{split}.split.jsonl", work.pools[split].items, work):
             digest.update(line)
             out.write(line)
+    (work.folder / f"{split}.split.jsonl").unlink()
     store.upload(path, f"{prefix}/dataset/{path.name}")
+    path.unlink()
     return digest.hexdigest()
 
 
-def _filled(path: Path, pool: list[str], usual: int, counts: Counter[str]) -> Iterator[bytes]:
+def _filled(path: Path, pool: list[str], work: _Work) -> Iterator[bytes]:
+    counted = {count: times for count, times in work.negatives.items() if count}
+    usual = max(counted, key=lambda count: counted[count]) if counted else _DEFAULT_NEGATIVES
     for record in read_record_file(path):
         if not record.negatives:
-            record = fill_negatives(record, pool, usual, _SEED)
-            counts["filled"] += len(record.negatives)
+            record = fill_negatives(record, pool, usual, _SEED, partial(_answers, work.answers, record.query))
+            work.counts["filled"] += len(record.negatives)
         yield dump_line(record.to_json())
+
+
+def _answers(answers: set[int], query: str, passage: str) -> bool:
+    return fingerprint(query, passage) in answers

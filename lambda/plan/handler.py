@@ -13,7 +13,9 @@ from ko_reranker.data.store import Store
 from ko_reranker.data.translation.memory import TranslationMemory
 
 STORE = Store(boto3.client("s3"), require("DATA_BUCKET"))
-MEMORY = TranslationMemory(boto3.client("dynamodb", config=Config(max_pool_connections=LOOK_UPS)), require("TRANSLATION_MEMORY"))
+MEMORY = TranslationMemory(
+    boto3.client("dynamodb", config=Config(max_pool_connections=LOOK_UPS)), require("TRANSLATION_MEMORY")
+)
 PRICES = Prices(
     usd_per_million_characters=float(require("USD_PER_MILLION_CHARACTERS")),
     characters_per_second=float(require("CHARACTERS_PER_SECOND")),

@@ -162,8 +162,8 @@ def _refuse_too_many(request: dict[str, Any], survey: Survey) -> None:
         reason, times = survey.reasons.most_common(1)[0]
         raise PipelineError(
             f"{rejected} of {total} records break the contract, {rejected / total:.1%}, and max_rejected_fraction allows "
-            f"{request['max_rejected_fraction']:.1%}; most often ({times} times) {reason}; the first is line {first['line']} of "
-            f"{first['file']}. Nothing was spent. `ko-reranker data validate FILE` lists them all"
+            f"{request['max_rejected_fraction']:.1%}; most often ({times} times) {reason}; the first is line "
+            f"{first['line']} of {first['file']}. Nothing was spent. `ko-reranker data validate FILE` lists them all"
         )
 
 
@@ -194,9 +194,7 @@ def _finish_shards(
     return shards, totals
 
 
-def _figures(
-    request: dict[str, Any], survey: Survey, totals: Counter[str], prices: Prices, shards: int
-) -> dict[str, Any]:
+def _figures(request: dict[str, Any], survey: Survey, totals: Counter[str], prices: Prices, shards: int) -> dict[str, Any]:
     def dollars(characters: int) -> float:
         return characters / 1e6 * prices.usd_per_million_characters
 

@@ -9,11 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from botocore.config import Config
-from botocore.exceptions import (
-    ClientError,
-    ConnectionError,  # noqa: A004
-    HTTPClientError,
-)
+from botocore.exceptions import ClientError, HTTPClientError
+from botocore.exceptions import ConnectionError as ConnectionFailure
 
 from ko_reranker.data.errors import PipelineError
 from ko_reranker.data.translation.texts import TranslationSettings
@@ -85,7 +82,7 @@ class AmazonTranslate:
             if error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 400) >= 500:
                 raise Unavailable(code) from None
             raise Refused(f"{code}: {message}") from None
-        except (HTTPClientError, ConnectionError) as error:
+        except (HTTPClientError, ConnectionFailure) as error:
             raise Unavailable(type(error).__name__) from None
         return answer["TranslatedText"]
 

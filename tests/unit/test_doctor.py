@@ -28,7 +28,9 @@ def project() -> Project:
     return Project.find(ROOT)
 
 
-def look(monkeypatch: pytest.MonkeyPatch, project: Project, answers: Callable[[str, Stubber], None]) -> dict[str, checks.Finding]:
+def look(
+    monkeypatch: pytest.MonkeyPatch, project: Project, answers: Callable[[str, Stubber], None]
+) -> dict[str, checks.Finding]:
     """Run the checks of prod against stubbed clients."""
     stubs: list[Stubber] = []
 

@@ -4,16 +4,29 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from ko_reranker.data.records import TrainingRecord
 
 
-def fill_negatives(record: TrainingRecord, passages: Sequence[str], count: int, seed: int) -> TrainingRecord:
+def fill_negatives(
+    record: TrainingRecord,
+    passages: Sequence[str],
+    count: int,
+    seed: int,
+    answers: Callable[[str], bool] = lambda passage: False,
+) -> TrainingRecord:
     """Top a record's negatives up to ``count`` with random passages that are neither its positives nor its negatives.
 
     The draw depends on the record's own query and the seed, so that it is the same whatever order records come in.
     Fewer than ``count`` come back only where the passages run out.
+
+    Args:
+        record: the record.
+        passages: the corpus to draw from.
+        count: negatives in the end.
+        seed: of the draw.
+        answers: whether a passage answers the query for another reason than being one of the record's positives.
     """
     missing = count - len(record.negatives)
     if missing <= 0 or not passages:
@@ -26,7 +39,7 @@ def fill_negatives(record: TrainingRecord, passages: Sequence[str], count: int, 
     # Oversample once instead of shuffling the whole corpus: at most this many draws can be taken already.
     for index in draw.sample(candidates, min(len(candidates), missing + len(taken) + 16)):
         passage = passages[index]
-        if passage not in taken:
+        if passage not in taken and not answers(passage):
             taken.add(passage)
             chosen.append(passage)
         if len(chosen) == missing:

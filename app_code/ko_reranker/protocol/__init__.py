@@ -12,19 +12,26 @@ from .dialects import BY_NAME, DIALECTS
 from .errors import ProtocolError, busy, invalid
 from .fields import kind
 from .routes import CONTAINER_ROUTES, PUBLIC_ROUTES, find_operation, normalise_path
+from .service import FACTS_REQUEST, MAX_DOCUMENTS, ServiceFacts, asks_for_facts, check_documents, describe
 from .wire import check_content_type, decode_body, encode_body
 
 __all__ = [
     "BLANK_LOGIT",
     "CONTAINER_ROUTES",
+    "FACTS_REQUEST",
+    "MAX_DOCUMENTS",
     "PUBLIC_ROUTES",
     "Document",
     "ProtocolError",
     "RerankRequest",
     "RerankResult",
+    "ServiceFacts",
+    "asks_for_facts",
     "busy",
     "check_content_type",
+    "check_documents",
     "decode_body",
+    "describe",
     "encode_body",
     "find_operation",
     "normalise_path",
@@ -49,11 +56,7 @@ def parse_request(body: Any, path: str) -> RerankRequest:
     for dialect in DIALECTS:
         if dialect.matches(present):
             return dialect.parse(present, path)
-    raise ProtocolError(
-        422,
-        'documents: is missing; send {"query", "documents"}, {"query", "texts"} or {"inputs": [{"text", "text_pair"}]}',
-        "documents",
-    )
+    raise invalid("documents", 'is missing; send {"query", "documents"}, and GET /openapi.json tells the other shapes')
 
 
 def render_response(request: RerankRequest, result: RerankResult) -> Any:

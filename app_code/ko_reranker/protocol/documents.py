@@ -30,7 +30,7 @@ def read_documents(value: Any, where: str = "documents", rank_fields: tuple[str,
         raise invalid(where, f"must be a list, is {kind(value)}")
     if not value:
         raise invalid(where, "is empty, there is nothing to rank")
-    return tuple(_document(item, f"{where}[{index}]", rank_fields) for index, item in enumerate(value))
+    return tuple(read_document(item, f"{where}[{index}]", rank_fields) for index, item in enumerate(value))
 
 
 def read_rank_fields(value: Any) -> tuple[str, ...]:
@@ -56,7 +56,8 @@ def echo_text(document: Document) -> str:
     return echo(document)["text"]
 
 
-def _document(item: Any, where: str, rank_fields: tuple[str, ...]) -> Document:
+def read_document(item: Any, where: str, rank_fields: tuple[str, ...] = ()) -> Document:
+    """Return one document: a string, or an object of any form."""
     if isinstance(item, str):
         return Document(clean(item), item)
     if isinstance(item, dict):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .errors import invalid
-from .wire import clean
+from .wire import clean, is_blank
 
+ORDERS = ("relevance", "lost_in_the_middle")
 _FLAGS = {"true": True, "1": True, "false": False, "0": False}
 
 
@@ -19,10 +20,9 @@ def read_query(value: Any, where: str = "query") -> str:
         raise invalid(where, "is missing")
     if not isinstance(value, str):
         raise invalid(where, f"must be a string, is {kind(value)}")
-    query = clean(value)
-    if not query or query.isspace():
+    if is_blank(value):
         raise invalid(where, "is empty")
-    return query
+    return clean(value)
 
 
 def read_flag(body: Mapping[str, Any], name: str) -> bool:
@@ -57,6 +57,25 @@ def read_name(body: Mapping[str, Any], name: str) -> str | None:
     if value is not None and not isinstance(value, str):
         raise invalid(name, f"must be a string, is {kind(value)}")
     return value or None
+
+
+def read_choice(body: Mapping[str, Any], name: str, choices: Sequence[str]) -> str | None:
+    """Return one of the words that a field may hold, or None when it is absent or empty."""
+    value = read_name(body, name)
+    if value is not None and value not in choices:
+        raise invalid(name, f"must be one of {', '.join(choices)}")
+    return value
+
+
+def read_scoring(body: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what every dialect may ask about scoring and order, as arguments of ``RerankRequest``."""
+    instruction = read_name(body, "instruction")
+    return {
+        "order": read_choice(body, "order", ORDERS) or "relevance",
+        "max_tokens_per_doc": read_count(body, "max_tokens_per_doc"),
+        "max_chunks_per_doc": read_count(body, "max_chunks_per_doc"),
+        "instruction": None if instruction is None or is_blank(instruction) else clean(instruction),
+    }
 
 
 def kind(value: Any) -> str:

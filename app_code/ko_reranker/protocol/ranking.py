@@ -3,18 +3,32 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import TypeVar
 
 from .canonical import RerankRequest, RerankResult
 
+T = TypeVar("T")
+
 
 def ranked(request: RerankRequest, result: RerankResult) -> list[int]:
-    """Return document indexes, best first, cut to ``top_n``.
+    """Return document indexes, best first, cut to ``top_n``, in the order asked for.
 
     By logit, because sigmoids of good documents tie near 1; equal logits keep the caller's order; blank documents are last.
     """
     documents, logits = request.documents, result.logits
     order = sorted(range(len(documents)), key=lambda index: (documents[index].blank, -logits[index]))
-    return order[: request.top_n]
+    best = order[: request.top_n]
+    return lost_in_the_middle(best) if request.order == "lost_in_the_middle" else best
+
+
+def lost_in_the_middle(best_first: Sequence[T]) -> list[T]:
+    """Return the items with the best at both ends and the worst in the middle: 1 3 5 … 6 4 2.
+
+    Language models use what stands at the beginning and at the end of a long prompt better than what stands between
+    (Liu et al. 2023, https://arxiv.org/abs/2307.03172).
+    """
+    return [*best_first[::2], *reversed(best_first[1::2])]
 
 
 def scores(request: RerankRequest, result: RerankResult) -> list[float]:

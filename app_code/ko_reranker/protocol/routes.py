@@ -10,19 +10,28 @@ from .errors import ProtocolError
 # path: (method, operation)
 Routes = Mapping[str, tuple[str, str]]
 
+RERANK_PATHS = ("/v2/rerank", "/v1/rerank", "/rerank", "/v1/reranks", "/reranks", "/v1/reranking", "/v1/ranking")
+SCORE_PATHS = ("/score", "/v1/score")
+NIM_PATH = "/v1/retrieval/{model}/reranking"
+
 PUBLIC_ROUTES: Routes = {
-    "/v2/rerank": ("POST", "rerank"),
-    "/v1/rerank": ("POST", "rerank"),
-    "/rerank": ("POST", "rerank"),
+    **{path: ("POST", "rerank") for path in (*RERANK_PATHS, *SCORE_PATHS, NIM_PATH)},
+    "/v1/models": ("GET", "models"),
+    "/models": ("GET", "models"),
+    "/info": ("GET", "info"),
     "/health": ("GET", "health"),
+    "/openapi.json": ("GET", "openapi"),
 }
 CONTAINER_ROUTES: Routes = {
     **PUBLIC_ROUTES,
-    "/ping": ("GET", "ping"),
+    "/ping": ("GET", "health"),
+    "/metrics": ("GET", "metrics"),
     "/invocations": ("POST", "rerank"),
 }
 
 _SLASHES = re.compile("/{2,}")
+_NIM = re.compile(r"/v1/retrieval/.+/reranking")
+_INFINITY = "/infinity/"
 
 
 def normalise_path(path: str) -> str:
@@ -36,11 +45,12 @@ def find_operation(routes: Routes, method: str, path: str) -> str:
     Raises:
         ProtocolError: 404 or 405.
     """
-    route = routes.get(path)
+    # Under /infinity lies the very same API; only documents come back as plain strings there.
+    name = path[len(_INFINITY) - 1 :] if path.startswith(_INFINITY) else path
+    route = routes.get(NIM_PATH if _NIM.fullmatch(name) else name)
     if route is None:
-        known = ", ".join(f"{method} {path}" for path, (method, _) in PUBLIC_ROUTES.items())
-        raise ProtocolError(404, f"there is nothing at this path; there is {known}")
+        raise ProtocolError(404, "there is nothing at this path; there is POST /v2/rerank, and GET /openapi.json tells more")
     allowed, operation = route
     if method != allowed:
-        raise ProtocolError(405, f"{path} takes {allowed} only", headers={"Allow": allowed})
+        raise ProtocolError(405, f"this path takes {allowed} only", headers={"Allow": allowed})
     return operation

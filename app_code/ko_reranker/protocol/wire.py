@@ -10,6 +10,10 @@ from typing import Any
 from .errors import ProtocolError
 
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+# At least one character that is neither white space nor thrown away by `clean`. Written out, because the OpenAPI document
+# holds it, too, and what \\s means differs from language to language.
+SOMETHING = "[^\\u0000-\\u0020\\u0085\\u00a0\\u1680\\u2000-\\u200a\\u2028\\u2029\\u202f\\u205f\\u3000\\ufeff]"
+_SOMETHING = re.compile(SOMETHING)
 _CHARSETS = {"utf-8", "utf8", "us-ascii", "ascii"}
 
 
@@ -70,6 +74,11 @@ def clean(text: str) -> str:
     if not text.isascii():
         text = _LONE_SURROGATE.sub("\ufffd", text.removeprefix("\ufeff"))
     return text
+
+
+def is_blank(text: str) -> bool:
+    """Return whether there is nothing to read in a text."""
+    return _SOMETHING.search(text) is None
 
 
 def _finite(number: str) -> float:

@@ -21,14 +21,20 @@ from ..protocol import (
     ProtocolError,
     RerankRequest,
     RerankResult,
+    ServiceFacts,
+    asks_for_facts,
     check_content_type,
+    check_documents,
     decode_body,
+    describe,
     encode_body,
     find_operation,
     normalise_path,
+    openapi,
     parse_request,
     render_response,
 )
+from .counters import Counters
 from .logs import log, log_defect
 from .options import ServingOptions
 from .scoring import ScoringThread
@@ -57,6 +63,9 @@ class RerankEndpoint:
     def __init__(self, ranker: Ranker, options: ServingOptions) -> None:
         self._scoring = ScoringThread(ranker, options)
         self._options = options
+        model = self._options.model_name or ranker.model_id
+        self._facts = ServiceFacts(model, ranker.max_length, self._options.max_documents)
+        self._counters = Counters()
         self._warm = False
 
     @contextlib.asynccontextmanager
@@ -88,27 +97,43 @@ class RerankEndpoint:
             path = normalise_path(request.scope["path"])
             operation = find_operation(CONTAINER_ROUTES, request.method, path)
             if operation != "rerank":
-                return _health(self._warm)
+                return self._describe(operation)
             answer = await self._rerank(request, path, request_id, facts)
             log("rerank", **facts, status=200, milliseconds=_milliseconds_since(started))
+            self._counters.answered(time.perf_counter() - started, facts)
             return _json(200, answer)
         except ProtocolError as error:
             refused = {"status": error.status, "error_type": error.error_type, "param": error.param}
+            self._counters.refused(error.status, error.error_type)
             log("refused", **facts, **refused, milliseconds=_milliseconds_since(started))
             return _json(error.status, error.body(), error.headers)
         except ClientDisconnect:
             raise
         except Exception as error:
+            self._counters.refused(500, "backend")
             log_defect("defect", error, **facts, status=500, milliseconds=_milliseconds_since(started))
             return _json(500, ProtocolError(500, f"internal error, see the log of request {request_id}").body())
 
     async def _rerank(self, request: Request, path: str, request_id: str, facts: dict[str, Any]) -> Any:
         check_content_type(request.headers.get("content-type"))
-        rerank = parse_request(decode_body(await self._body(request)), path)
+        body = decode_body(await self._body(request))
+        if asks_for_facts(body):
+            return self._facts.encode()
+        rerank = parse_request(body, path)
+        check_documents(len(rerank.documents), self._options.max_documents)
         facts |= {"dialect": rerank.dialect, "documents": len(rerank.documents)}
         result = replace(await self._scoring.score(rerank), id=request_id)
         facts |= _counts(rerank, result)
         return render_response(rerank, result)
+
+    def _describe(self, operation: str) -> Response:
+        if operation == "health":
+            return _health(self._warm)
+        if operation == "metrics":
+            return Response(self._counters.render(), media_type="text/plain; version=0.0.4")
+        if operation == "openapi":
+            return _json(200, openapi.document())
+        return _json(200, describe(operation, self._facts))
 
     async def _body(self, request: Request) -> bytes:
         limit = self._options.max_body_bytes

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ..protocol import MAX_DOCUMENTS
+
 
 @dataclass(frozen=True, slots=True)
 class ServingOptions:
@@ -12,11 +14,13 @@ class ServingOptions:
     Attributes:
         model_name: the model's name in answers that the caller did not name it in; None takes the ranker's.
         max_body_bytes: a longer request body is refused with 413.
+        max_documents: more documents in one request are refused with 422.
         max_waiting: requests that may wait for the scoring thread; past it the caller gets 429 and comes again.
         drain_seconds: after SIGTERM, how long requests in flight may take before they are cut off.
     """
 
     model_name: str | None = None
     max_body_bytes: int = 25_000_000
+    max_documents: int = MAX_DOCUMENTS
     max_waiting: int = 64
     drain_seconds: int = 25

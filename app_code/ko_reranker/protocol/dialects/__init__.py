@@ -11,7 +11,7 @@ from types import ModuleType
 from typing import Any
 
 from ..canonical import RerankRequest, RerankResult
-from . import cohere, logits, pairs, tei
+from . import bedrock, cohere, logits, mixedbread, nim, pairs, parallel, score, tei
 
 Body = Mapping[str, Any]
 
@@ -38,5 +38,5 @@ def _dialect(module: ModuleType) -> Dialect:
 
 
 # The first that matches a body parses it.
-DIALECTS = tuple(_dialect(module) for module in (logits, cohere, tei, pairs))
+DIALECTS = tuple(_dialect(module) for module in (logits, score, cohere, tei, nim, mixedbread, bedrock, parallel, pairs))
 BY_NAME = {dialect.name: dialect for dialect in DIALECTS}

@@ -7,13 +7,12 @@ from typing import Any
 
 from ..canonical import RerankRequest, RerankResult
 from ..documents import echo, echo_text, read_documents, read_rank_fields
-from ..fields import read_count, read_flag, read_name, read_query
+from ..fields import read_count, read_flag, read_name, read_query, read_scoring
 from ..ranking import ranked, scores
-from ..wire import encode_body
+from ..sizes import MAX_ANSWER_BYTES, TEXTS_LEFT_OUT, fits, without_texts_if_too_large
 
 NAME = "cohere"
 
-MAX_ANSWER_BYTES = 5_000_000
 _DOCUMENTS_PER_SEARCH_UNIT = 100
 _INDEXES_IN_WARNING = 10
 # An answer without texts is at most this long per result, so most answers need not be measured.
@@ -27,6 +26,7 @@ def matches(body: Mapping[str, Any]) -> bool:
 def parse(body: Mapping[str, Any], path: str) -> RerankRequest:
     top_k = read_count(body, "top_k")
     top_n = read_count(body, "top_n")
+    list_style = "top_k" in body or "truncation" in body
     return RerankRequest(
         dialect=NAME,
         queries=(read_query(body.get("query")),),
@@ -35,8 +35,10 @@ def parse(body: Mapping[str, Any], path: str) -> RerankRequest:
         return_documents=read_flag(body, "return_documents"),
         raw_scores=read_flag(body, "raw_scores"),
         model=read_name(body, "model"),
-        api_version="1" if path.startswith("/v1/") else "2",
-        list_style="top_k" in body or "truncation" in body,
+        api_version="1" if "/v1/" in path else "2",
+        list_style=list_style,
+        plain_documents=list_style or path.startswith("/infinity/"),
+        **read_scoring(body),
     )
 
 
@@ -44,7 +46,7 @@ def render(request: RerankRequest, result: RerankResult) -> dict[str, Any]:
     values = scores(request, result)
     results = [{"index": index, "relevance_score": values[index]} for index in ranked(request, result)]
     if request.return_documents:
-        shown = echo_text if request.list_style else echo
+        shown = echo_text if request.plain_documents else echo
         for item in results:
             item["document"] = shown(request.documents[item["index"]])
     tokens = sum(result.tokens)
@@ -60,7 +62,7 @@ def render(request: RerankRequest, result: RerankResult) -> dict[str, Any]:
             "api_version": {"version": request.api_version, "is_experimental": False},
             "billed_units": {"search_units": -(-len(request.documents) // _DOCUMENTS_PER_SEARCH_UNIT)},
             "tokens": {"input_tokens": tokens, "output_tokens": 0},
-            "warnings": _truncation_warnings(result),
+            "warnings": _warnings(result),
         },
     }
     if request.return_documents or len(results) * _BYTES_PER_RESULT > MAX_ANSWER_BYTES:
@@ -68,26 +70,30 @@ def render(request: RerankRequest, result: RerankResult) -> dict[str, Any]:
     return answer
 
 
-def _truncation_warnings(result: RerankResult) -> list[str]:
+def _warnings(result: RerankResult) -> list[str]:
     warnings = ["the query was truncated: its end was not read"] if result.query_truncated else []
     cut = [index for index, truncated in enumerate(result.truncated) if truncated]
-    if not cut:
-        return warnings
-    named = ", ".join(str(index) for index in cut[:_INDEXES_IN_WARNING])
-    named += ", …" if len(cut) > _INDEXES_IN_WARNING else ""
-    limit = "" if result.max_length is None else f" to {result.max_length} tokens together with the query"
-    return [*warnings, f"truncated{limit}: {len(cut)} of {len(result.truncated)} documents (index {named})"]
+    if cut:
+        limit = "" if result.max_length is None else f" to {result.max_length} tokens together with the query"
+        warnings.append(f"truncated{limit}: {_named(cut, result)}")
+    chunked = [index for index, count in enumerate(result.chunks) if count > 1]
+    if chunked:
+        warnings.append(f"read in several pieces, of which the best counts: {_named(chunked, result)}")
+    return warnings
+
+
+def _named(indexes: list[int], result: RerankResult) -> str:
+    named = ", ".join(str(index) for index in indexes[:_INDEXES_IN_WARNING])
+    named += ", …" if len(indexes) > _INDEXES_IN_WARNING else ""
+    return f"{len(indexes)} of {len(result.logits)} documents (index {named})"
 
 
 def _fit(answer: dict[str, Any]) -> None:
     """Make an answer fit: the second copy of the results goes first, then the documents."""
-    warnings: list[str] = answer["meta"]["warnings"]
-    if len(encode_body(answer)) <= MAX_ANSWER_BYTES:
+    if fits(answer):
         return
     del answer["data"]
+    warnings: list[str] = answer["meta"]["warnings"]
     warnings.append("data was left out, because the answer would pass 5 MB: read results")
-    if len(encode_body(answer)) <= MAX_ANSWER_BYTES or "document" not in answer["results"][0]:
-        return
-    for item in answer["results"]:
-        del item["document"]
-    warnings.append("documents were left out, because the answer would pass 5 MB: take them from the request by index")
+    if "document" in answer["results"][0] and without_texts_if_too_large(answer, answer["results"], "document"):
+        warnings.append(TEXTS_LEFT_OUT)

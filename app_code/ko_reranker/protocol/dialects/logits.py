@@ -4,9 +4,9 @@ The Lambda parses a caller's dialect, asks for raw logits in the order of the do
 itself, so that a request may be split over several invocations and merged. Both sides of the exchange live here:
 
     encode_request -> {"format":"logits","query":…,"documents":[…]}      one query for all documents, or
-                      {"format":"logits","queries":[…],"documents":[…]}  one for each
+                      {"format":"logits","queries":[…],"documents":[…]}  one for each; with scoring options where set
     render         -> {"logits":[…],"tokens":[…],"truncated":[…],"model":…,"max_length":…,
-                       "query_truncated":…}
+                       "query_truncated":…,"chunks":[…] where documents were cut into pieces}
     decode_answer  -> RerankResult
 """
 
@@ -18,7 +18,7 @@ from typing import Any
 
 from ..canonical import Document, RerankRequest, RerankResult
 from ..errors import invalid
-from ..fields import kind, read_query
+from ..fields import kind, read_query, read_scoring
 from ..wire import clean
 
 NAME = "logits"
@@ -31,7 +31,8 @@ class UnreadableAnswer(ValueError):
 def encode_request(request: RerankRequest) -> dict[str, Any]:
     """Return the body that asks for the logits of any request."""
     queries = {"query": request.queries[0]} if len(set(request.queries)) == 1 else {"queries": list(request.queries)}
-    return {"format": NAME, **queries, "documents": [document.text for document in request.documents]}
+    documents = [document.text for document in request.documents]
+    return {"format": NAME, **queries, "documents": documents, **request.scoring_options()}
 
 
 def decode_answer(answer: Any, request: RerankRequest) -> RerankResult:
@@ -48,11 +49,14 @@ def decode_answer(answer: Any, request: RerankRequest) -> RerankResult:
             model=str(answer["model"]),
             max_length=answer.get("max_length"),
             query_truncated=bool(answer.get("query_truncated")),
+            chunks=tuple(int(count) for count in answer.get("chunks") or ()),
         )
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UnreadableAnswer(f"not a logits answer: {type(error).__name__}") from None
     if {len(result.logits), len(result.tokens), len(result.truncated)} != {len(request.documents)}:
         raise UnreadableAnswer(f"{len(result.logits)} logits for {len(request.documents)} documents")
+    if len(result.chunks) not in {0, len(request.documents)}:
+        raise UnreadableAnswer(f"{len(result.chunks)} counts of chunks for {len(request.documents)} documents")
     if not all(map(math.isfinite, result.logits)):
         raise UnreadableAnswer("a logit is not finite")
     return result
@@ -71,6 +75,7 @@ def parse(body: Mapping[str, Any], path: str) -> RerankRequest:
         dialect=NAME,
         queries=_queries(body, len(texts)),
         documents=tuple(Document(clean(text), text) for text in texts),
+        **read_scoring(body),
     )
 
 
@@ -82,6 +87,7 @@ def render(request: RerankRequest, result: RerankResult) -> dict[str, Any]:
         "model": result.model,
         "max_length": result.max_length,
         "query_truncated": result.query_truncated,
+        **({"chunks": list(result.chunks)} if result.chunks else {}),
     }
 
 

@@ -1,6 +1,6 @@
 """``{"inputs": [{"text", "text_pair"}]}``: Hugging Face text classification, as in the ko-reranker model card.
 
-``text`` is the query and ``text_pair`` the document; the answer keeps the order of the pairs.
+``text`` is the query and ``text_pair`` the document, or a pair is a list of the two; the answer keeps the order of the pairs.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Any
 
 from ..canonical import Document, RerankRequest, RerankResult
 from ..errors import invalid
-from ..fields import kind, read_query
+from ..fields import kind, read_query, read_scoring
 from ..ranking import scores
 from ..wire import clean
 
@@ -36,6 +36,7 @@ def parse(body: Mapping[str, Any], path: str) -> RerankRequest:
         queries=tuple(query for query, _ in pairs),
         documents=tuple(document for _, document in pairs),
         raw_scores=isinstance(parameters, dict) and parameters.get("function_to_apply") == "none",
+        **read_scoring(body),
     )
 
 
@@ -44,6 +45,8 @@ def render(request: RerankRequest, result: RerankResult) -> list[dict[str, Any]]
 
 
 def _pair(item: Any, where: str) -> tuple[str, Document]:
+    if isinstance(item, list) and len(item) == 2:
+        item = {"text": item[0], "text_pair": item[1]}
     if not isinstance(item, dict):
         raise invalid(where, f'must be {{"text", "text_pair"}}, is {kind(item)}')
     text = item.get("text_pair")

@@ -8,8 +8,9 @@ from typing import Any
 from ..canonical import RerankRequest, RerankResult
 from ..documents import echo_text, read_documents
 from ..errors import ProtocolError
-from ..fields import read_flag, read_query
+from ..fields import read_flag, read_query, read_scoring
 from ..ranking import ranked, scores
+from ..sizes import without_texts_if_too_large
 
 NAME = "tei"
 
@@ -27,6 +28,7 @@ def parse(body: Mapping[str, Any], path: str) -> RerankRequest:
         documents=read_documents(body["texts"], "texts"),
         return_documents=read_flag(body, "return_text"),
         raw_scores=read_flag(body, "raw_scores"),
+        **read_scoring(body),
     )
 
 
@@ -36,4 +38,5 @@ def render(request: RerankRequest, result: RerankResult) -> list[dict[str, Any]]
     if request.return_documents:
         for item in ranking:
             item["text"] = echo_text(request.documents[item["index"]])
+        without_texts_if_too_large(ranking, ranking, "text")
     return ranking
