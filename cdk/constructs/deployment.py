@@ -12,7 +12,7 @@ from constructs import Construct
 from cdk.constructs.data_access import allow_publish, allow_table
 from cdk.constructs.hosting import container, production_variant, rollout
 from cdk.constructs.python_function import PythonFunction
-from cdk.constructs.states import FailureTail, LoggedStateMachine, call, invoke
+from cdk.constructs.states import FailureTail, LoggedStateMachine, call, invoke, look_up_live_model
 from cdk.settings import Settings
 from cdk.stacks.data import DataStack, live_model_parameter
 
@@ -87,16 +87,7 @@ class Deployment(Construct):
             failure=failed,
         )
         deployable, package = self._read_package(failed)
-        live = call(
-            self,
-            "Look up the live model",
-            "aws-sdk:ssm:getParameter",
-            {"Name": live_model_parameter(self._settings)},
-            comment="What serves now",
-            result_selector={"parts.$": "States.StringSplit($.Parameter.Value, ',')"},
-            result_path="$.live",
-            failure=failed,
-        )
+        live = look_up_live_model(self, self._settings, failed)
         current = sfn.Choice(self, "Is it live already?")
         already = self._record_release("It is live already", "live").next(self._unlock("Unlock, nothing to do"))
         already = already.next(sfn.Succeed(self, "Already live"))

@@ -25,7 +25,6 @@ def container_image(scope: Construct, settings: Settings) -> str:
         "Repository",
         repository_name=settings.prefix,
         image_scan_on_push=True,
-        image_tag_mutability=ecr.TagMutability.IMMUTABLE,
         removal_policy=cdk.RemovalPolicy.RETAIN if settings.data.retain else cdk.RemovalPolicy.DESTROY,
         empty_on_delete=not settings.data.retain,
     )

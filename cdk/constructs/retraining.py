@@ -12,9 +12,9 @@ from constructs import Construct
 from cdk.constructs.data_access import allow_objects, allow_publish, allow_table
 from cdk.constructs.jobs import processing_job, training_job
 from cdk.constructs.python_function import PythonFunction
-from cdk.constructs.states import FailureTail, LoggedStateMachine, call, invoke
+from cdk.constructs.states import FailureTail, LoggedStateMachine, call, invoke, look_up_live_model
 from cdk.settings import Settings
-from cdk.stacks.data import DataStack, live_model_parameter
+from cdk.stacks.data import DataStack
 
 _THROTTLED = ["SageMaker.SdkClientException", "SageMaker.ThrottlingException"]
 
@@ -215,16 +215,7 @@ class Retraining(Construct):
             failure=self._failure,
             retry_on=_THROTTLED,
         )
-        live = call(
-            self,
-            "Look up the live model",
-            "aws-sdk:ssm:getParameter",
-            {"Name": live_model_parameter(self._settings)},
-            comment="The model to compare with",
-            result_selector={"parts.$": "States.StringSplit($.Parameter.Value, ',')"},
-            result_path="$.live",
-            failure=self._failure,
-        )
+        live = look_up_live_model(self, self._settings, self._failure)
         candidates = self._settings.evaluation.candidates_per_query
         evaluate = self._processing(
             "Evaluate",

@@ -13,6 +13,9 @@ from aws_cdk import aws_stepfunctions as sfn
 from aws_cdk import aws_stepfunctions_tasks as tasks
 from constructs import Construct
 
+from cdk.settings import Settings
+from cdk.stacks.data import live_model_parameter
+
 # What the services answer under load or in a bad moment; everything else is a defect or a person's to solve.
 _PASSING_LAMBDA_ERRORS = [
     "Lambda.ServiceException",
@@ -154,6 +157,20 @@ def call(
     if failure:
         state.add_catch(failure.start, result_path="$.error")
     return state
+
+
+def look_up_live_model(scope: Construct, settings: Settings, failure: FailureTail) -> sfn.CustomState:
+    """A state that puts package ARN, model data URI and image of the live model into ``$.live.parts``."""
+    return call(
+        scope,
+        "Look up the live model",
+        "aws-sdk:ssm:getParameter",
+        {"Name": live_model_parameter(settings)},
+        comment="What serves now; none before the first model",
+        result_selector={"parts.$": "States.StringSplit($.Parameter.Value, ',')"},
+        result_path="$.live",
+        failure=failure,
+    )
 
 
 class LoggedStateMachine(Construct):

@@ -122,6 +122,15 @@ class DataStack(cdk.Stack):
                     conditions={"StringEquals": {"aws:SourceAccount": self.account}},
                 )
             )
+        # The TLS-only policy takes the place of the one that lets the account's own alarms in.
+        topic.add_to_resource_policy(
+            iam.PolicyStatement(
+                actions=["sns:Publish"],
+                principals=[iam.ServicePrincipal("cloudwatch.amazonaws.com")],
+                resources=[topic.topic_arn],
+                conditions={"StringEquals": {"aws:SourceAccount": self.account}},
+            )
+        )
         if settings.alerts.email:
             topic.add_subscription(subscriptions.EmailSubscription(settings.alerts.email))
         return topic

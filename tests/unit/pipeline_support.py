@@ -149,12 +149,11 @@ class Table:
         with self._lock:
             self.calls += 1
             puts = [action["Put"] for action in TransactItems]
-            if reasons := [self._reason(put) for put in puts]:
-                if any(reason["Code"] != "None" for reason in reasons):
-                    raise self.exceptions.TransactionCanceledException(
-                        {"Error": {"Code": "TransactionCanceledException"}, "CancellationReasons": reasons},
-                        "TransactWriteItems",
-                    )
+            reasons = [self._reason(put) for put in puts]
+            if any(reason["Code"] != "None" for reason in reasons):
+                raise self.exceptions.TransactionCanceledException(
+                    {"Error": {"Code": "TransactionCanceledException"}, "CancellationReasons": reasons}, "TransactWriteItems"
+                )
             for put in puts:
                 self.items[put["Item"]["id"]["S"]] = put["Item"]
         return {}

@@ -21,6 +21,7 @@ from tests.unit.pipeline_support import (
     Killed,
     Machine,
     OneAtATime,
+    Table,
     load,
     pseudo_korean,
     put_shard,
@@ -51,7 +52,7 @@ def memory() -> TranslationMemory:
 
 
 @pytest.fixture
-def moto_memory() -> TranslationMemory:
+def moto_memory() -> Iterator[TranslationMemory]:
     client = boto3.client("dynamodb", region_name="us-east-1", aws_access_key_id="a", aws_secret_access_key="b")
     client.create_table(
         TableName="memory",
@@ -256,8 +257,9 @@ def test_duplicate_invocations_in_parallel_do_not_pay_for_one_text(store, memory
     wanted = texts(400)
     event = put_shard(store, SETTINGS, wanted)
     client = FakeTranslate()
+    one_bucket = Store(OneAtATime(store.client), store.bucket)
     with ThreadPoolExecutor(3) as pool:
-        results = list(pool.map(lambda _: translate(event, store, memory, client), range(3)))
+        results = list(pool.map(lambda _: translate(event, one_bucket, memory, client), range(3)))
     assert all(result["finished"] for result in results)
     assert_complete(store, wanted)
     assert max(client.billed.values()) == 1
@@ -326,7 +328,7 @@ def test_one_text_is_granted_to_one_of_many_at_once(moto_memory):
 
     def ask(owner: str) -> int:
         barrier.wait()
-        return len(memory.claim([f"{n:064x}" for n in range(30)], owner, 60).granted)
+        return len(moto_memory.claim([f"{n:064x}" for n in range(30)], owner, 60).granted)
 
     with ThreadPoolExecutor(6) as pool:
         assert sum(pool.map(ask, "abcdef")) == 30

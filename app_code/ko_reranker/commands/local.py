@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ko_reranker.local.settings import DEFAULT_GATEWAY_PORT, DEFAULT_PORT
 from ko_reranker.operations.errors import OperationError
 from ko_reranker.operations.project import Project
 
@@ -28,15 +29,16 @@ Root = Annotated[
     ),
 ]
 
+Port = Annotated[int, typer.Option(min=1, max=65535, help="Port of the AWS APIs (HTTPS). Choose another when it is taken.")]
+GatewayPort = Annotated[
+    int, typer.Option(min=1, max=65535, help="Port of the rerank API (HTTP), for example http://127.0.0.1:8000/v2/rerank.")
+]
+
 
 @app.command()
 def up(
-    port: Annotated[
-        int, typer.Option(min=1, max=65535, help="Port of the AWS APIs (HTTPS). Choose another when it is taken.")
-    ] = 4566,
-    gateway_port: Annotated[
-        int, typer.Option(min=1, max=65535, help="Port of the rerank API (HTTP), for example http://127.0.0.1:8000/v2/rerank.")
-    ] = 8000,
+    port: Port = DEFAULT_PORT,
+    gateway_port: GatewayPort = DEFAULT_GATEWAY_PORT,
     root: Root = None,
     foreground: Annotated[
         bool, typer.Option("--foreground", help="Stay in this terminal until Ctrl-C instead of running in the background.")

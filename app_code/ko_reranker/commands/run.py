@@ -14,6 +14,7 @@ import typer
 from rich.markup import escape
 
 from ko_reranker.commands.console import ExecutionView, console, step
+from ko_reranker.commands.local import GatewayPort, Port, Root
 from ko_reranker.local.cloud import LocalCloud, LocalCloudError
 from ko_reranker.local.settings import DEFAULT_GATEWAY_PORT, DEFAULT_PORT
 from ko_reranker.operations import asking, deploying, executions
@@ -27,15 +28,9 @@ _SHOWN_CHARACTERS = 90
 
 
 def deploy(
-    port: Annotated[
-        int, typer.Option(help="Port of the local AWS APIs; change it when another program has it.")
-    ] = DEFAULT_PORT,
-    gateway_port: Annotated[
-        int, typer.Option(help="Port of the rerank API; change it when another program has it.")
-    ] = DEFAULT_GATEWAY_PORT,
-    root: Annotated[
-        Path | None, typer.Option(help="The folder that holds .local, the local cloud's state. Default: the project's.")
-    ] = None,
+    port: Port = DEFAULT_PORT,
+    gateway_port: GatewayPort = DEFAULT_GATEWAY_PORT,
+    root: Root = None,
 ) -> None:
     """Deploy the stacks into the running local cloud, and choose the first model if there is none."""
     project = Project.find()
@@ -58,15 +53,9 @@ def run(
     ] = None,
     once: Annotated[bool, typer.Option("--once", help="End after the answer instead of serving until Ctrl-C.")] = False,
     seed: Annotated[int, typer.Option(help="Chooses the query that is asked at the end.")] = 0,
-    port: Annotated[
-        int, typer.Option(help="Port of the local AWS APIs; change it when another program has it.")
-    ] = DEFAULT_PORT,
-    gateway_port: Annotated[
-        int, typer.Option(help="Port of the rerank API; change it when another program has it.")
-    ] = DEFAULT_GATEWAY_PORT,
-    root: Annotated[
-        Path | None, typer.Option(help="The folder that holds .local, the local cloud's state. Default: the project's.")
-    ] = None,
+    port: Port = DEFAULT_PORT,
+    gateway_port: GatewayPort = DEFAULT_GATEWAY_PORT,
+    root: Root = None,
 ) -> None:
     """Deploy everything, retrain, release, and ask the rerank API, all on this machine."""
     began = time.perf_counter()
