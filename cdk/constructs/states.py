@@ -69,6 +69,9 @@ class FailureTail(Construct):
         )
         parsed.next(found)
         self.start = sfn.Choice(self, "Why", state_name=f"Why did it stop?{suffix}")
+        has_cause = sfn.Condition.is_present("$.error.Cause")
+        # A time-out comes with its name alone.
+        self.start.when(sfn.Condition.not_(has_cause), self._reason("Only the error's name", "$.error.Error"))
         self.start.when(sfn.Condition.string_matches("$.error.Cause", "{*"), parsed).otherwise(as_is)
 
     def _reason(self, name: str, path: str) -> sfn.Pass:

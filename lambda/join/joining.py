@@ -23,7 +23,7 @@ from sampling import Reservoir
 from translated import Translations
 
 from ko_reranker.data.errors import PipelineError
-from ko_reranker.data.jsonl import DamagedFile, dump_line, read_record_file
+from ko_reranker.data.jsonl import DamagedFile, dump_line
 from ko_reranker.data.negatives import fill_negatives
 from ko_reranker.data.records import RecordError, TrainingRecord, parse_record
 from ko_reranker.data.splits import Groups, Split, fingerprint, split_of
@@ -282,11 +282,16 @@ def _fill_and_upload(split: Split, work: _Work, store: Store, prefix: str) -> st
 def _filled(path: Path, pool: list[str], work: _Work) -> Iterator[bytes]:
     counted = {count: times for count, times in work.negatives.items() if count}
     usual = max(counted, key=lambda count: counted[count]) if counted else _DEFAULT_NEGATIVES
-    for record in read_record_file(path):
-        if not record.negatives:
-            record = fill_negatives(record, pool, usual, _SEED, partial(_answers, work.answers, record.query))
-            work.counts["filled"] += len(record.negatives)
-        yield dump_line(record.to_json())
+    with path.open("rb") as lines:
+        for line in lines:
+            # Quotes within a text are escaped: no text can look like this, and most records are spared the parsing.
+            if b'"neg":[]' in line:
+                record = parse_record(json.loads(line))
+                count = len(record.negatives) or usual
+                filled = fill_negatives(record, pool, count, _SEED, partial(_answers, work.answers, record.query))
+                work.counts["filled"] += len(filled.negatives) - len(record.negatives)
+                line = dump_line(filled.to_json())
+            yield line
 
 
 def _answers(answers: set[int], query: str, passage: str) -> bool:

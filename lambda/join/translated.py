@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import mmap
 from array import array
 from bisect import bisect_left
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from typing import BinaryIO
 
 from ko_reranker.data.records import RecordError, TrainingRecord
 from ko_reranker.data.store import Store
@@ -33,7 +33,7 @@ class Translations:
         self.kept: Counter[str] = Counter()
         self._settings = settings
         self._keys, self._places = array("Q"), array("Q")
-        self._map: mmap.mmap | None = None
+        self._file: BinaryIO | None = None
         self._path = folder / "translations.jsonl"
         if settings is not None:
             self._load(folder, store, prefix)
@@ -58,9 +58,8 @@ class Translations:
         entries.sort()
         self._keys = array("Q", (entry >> _PLACE_BITS for entry in entries))
         self._places = array("Q", (entry & ((1 << _PLACE_BITS) - 1) for entry in entries))
-        if entries:
-            with self._path.open("rb") as stream:
-                self._map = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+        # Read, not mapped: a mapped file would count as the function's memory.
+        self._file = self._path.open("rb")
 
     def translate(self, text: str, where: str) -> str:
         """Return the translation of a text, or the text where there is nothing to translate.
@@ -94,18 +93,17 @@ class Translations:
         )
 
     def close(self) -> None:
-        if self._map is not None:
-            self._map.close()
-            self._map = None
+        if self._file is not None:
+            self._file.close()
         self._path.unlink(missing_ok=True)
 
     def _rows(self, key: str) -> list[dict[str, str]]:
         start = int(key[:16], 16)
         index = bisect_left(self._keys, start)
         rows = []
-        while index < len(self._keys) and self._keys[index] == start and self._map is not None:
-            place = self._places[index]
-            row = json.loads(self._map[place : self._map.find(b"\n", place)])
+        while index < len(self._keys) and self._keys[index] == start and self._file is not None:
+            self._file.seek(self._places[index])
+            row = json.loads(self._file.readline())
             if row["id"] == key:
                 rows.append(row)
             index += 1
