@@ -131,3 +131,5 @@ def _findings(settings: Settings) -> Iterator[tuple[str, str, str, str]]:
     yield "api", "Api/Default/health/GET/Resource", "APIG4", "Health checks come without a key and learn nothing."
     for method in ("ANY", "{proxy+}/ANY", "health/GET"):
         yield "api", f"Api/Default/{method}/Resource", "COG4", keys
+    push = f"IAM4[Policy::{_ARN}:iam::aws:policy/service-role/AmazonAPIGatewayPushToCloudWatchLogs]"
+    yield "api", "Api/CloudWatchRole/Resource", push, "The managed policy is what API Gateway asks for in its account settings."

@@ -50,6 +50,10 @@ class ApiStack(cdk.Stack):
             description="Reranks documents; clients of Cohere, TEI and others change only URL and key",
             endpoint_types=[apigateway.EndpointType.REGIONAL],
             api_key_source_type=apigateway.ApiKeySourceType.AUTHORIZER,
+            # API Gateway writes no access log before the account has a role for it, in each region. The role serves every
+            # API of the account, so it outlives this stack.
+            cloud_watch_role=True,
+            cloud_watch_role_removal_policy=cdk.RemovalPolicy.RETAIN,
             deploy_options=apigateway.StageOptions(
                 stage_name="api",
                 throttling_rate_limit=settings.api.throttle_rate,

@@ -7,9 +7,15 @@ from typing import Any
 
 from model_endpoint import ModelEndpoint
 from reranking import Settings, answer
+from runtime_client import RuntimeClient
 
 SETTINGS = Settings.from_environment(os.environ)
-ENDPOINT = ModelEndpoint.connect(SETTINGS.endpoint_name)
+ENDPOINT = ModelEndpoint(
+    SETTINGS.endpoint_name,
+    RuntimeClient.from_environment(os.environ),
+    documents_per_call=SETTINGS.documents_per_call,
+    parallel_calls=SETTINGS.parallel_calls,
+)
 
 
 def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:

@@ -1,39 +1,38 @@
-"""The SageMaker endpoint: one request's logits, and every way to fail as a status that a client understands."""
+"""The SageMaker endpoint: one request's logits, in as many invocations as it takes, and every failure as a status."""
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-import boto3
-from botocore.config import Config
-from botocore.exceptions import (
-    BotoCoreError,
-    ClientError,
-    ConnectionClosedError,
-    EndpointConnectionError,
-    HTTPClientError,
-    IncompleteReadError,
-    ReadTimeoutError,
-)
-from botocore.exceptions import ConnectionError as AnyConnectionError
+from runtime_client import ConnectionFailed, EndpointError, RuntimeClient, TooSlow
 
-from ko_reranker.protocol import ProtocolError, RerankRequest, RerankResult, busy, decode_body, encode_body
+from ko_reranker.protocol import (
+    FACTS_REQUEST,
+    ProtocolError,
+    RerankRequest,
+    RerankResult,
+    ServiceFacts,
+    busy,
+    decode_body,
+    encode_body,
+)
 from ko_reranker.protocol.dialects.logits import UnreadableAnswer, decode_answer, encode_request
 
-# API Gateway gives up after 29 seconds, callers expect an answer within 25: a failed connection, tried twice, and a full
-# wait for the answer stay under that.
-_CONNECT_SECONDS = 1
-_READ_SECONDS = 22
-# A connection that the endpoint closed while this function slept fails at once, before anything was scored.
-_STALE_CONNECTION_SECONDS = 1.0
+# API Gateway gives up after 29 seconds, callers expect an answer within 25.
+DEADLINE_SECONDS = 24.0
 
-# InvokeEndpoint's own limit.
-_MAX_REQUEST_BYTES = 6_291_456
+# InvokeEndpoint's own limit, and how much of it a part may take: its JSON has quotes, commas and the query besides.
+MAX_CALL_BYTES = 6_000_000
+_PART_BYTES = 5_000_000
+
+_FACTS_SECONDS = 60.0
 
 _THROTTLED = {"ThrottlingException", "Throttling", "TooManyRequestsException", "RequestLimitExceeded"}
 _VALIDATION = {"ValidationError", "ValidationException"}
+_OUTAGE = {"ServiceUnavailable", "ServiceUnavailableException", "InternalDependencyException"}
 _ABSENT = ("not found", "could not find", "no capacity", "not in service", "not ready")
 _CALLERS_FAULT = {400, 413, 415, 422}
 
@@ -57,23 +56,27 @@ class ModelEndpoint:
 
     Args:
         name: the endpoint's name.
-        client: a boto3 ``sagemaker-runtime`` client that doesn't retry by itself.
+        client: calls it.
+        documents_per_call: a request with more is split.
+        parallel_calls: how many parts of one request are under way at a time.
+        deadline_seconds: how long a request may take, all its calls together.
     """
 
-    def __init__(self, name: str, client: Any) -> None:
+    def __init__(
+        self,
+        name: str,
+        client: RuntimeClient,
+        *,
+        documents_per_call: int = 500,
+        parallel_calls: int = 4,
+        deadline_seconds: float = DEADLINE_SECONDS,
+    ) -> None:
         self._name = name
         self._client = client
-
-    @classmethod
-    def connect(cls, name: str) -> ModelEndpoint:
-        """Return the endpoint with a client of its own, to be kept for the life of the process."""
-        config = Config(
-            connect_timeout=_CONNECT_SECONDS,
-            read_timeout=_READ_SECONDS,
-            retries={"total_max_attempts": 1, "mode": "standard"},
-            tcp_keepalive=True,
-        )
-        return cls(name, boto3.client("sagemaker-runtime", config=config))
+        self._documents_per_call = documents_per_call
+        self._parallel_calls = parallel_calls
+        self._deadline_seconds = deadline_seconds
+        self._facts: tuple[float, ServiceFacts] | None = None
 
     def score(self, request: RerankRequest, request_id: str, *, on_call: Callable[[], None]) -> RerankResult:
         """Return the logits of a request.
@@ -84,79 +87,94 @@ class ModelEndpoint:
             on_call: called for every call that leaves.
 
         Raises:
-            UpstreamError: when there is no answer.
+            ProtocolError: when there is no answer.
         """
-        body = encode_body(encode_request(request))
-        if len(body) > _MAX_REQUEST_BYTES:
-            raise ProtocolError(413, f"the documents have {len(body) / 1e6:.1f} MB, over the limit of 6.2 MB", "documents")
+        deadline = time.monotonic() + self._deadline_seconds
+        parts = [request.part(indexes) if len(indexes) < len(request.documents) else request for indexes in self._split(request)]
+        # Written before any is sent: what can't be sent is refused before it costs anything.
+        bodies = [_body(part) for part in parts]
+
+        def call(place: int) -> RerankResult:
+            answer = self._call(bodies[place], request_id, deadline, on_call)
+            try:
+                return decode_answer(answer, parts[place])
+            except UnreadableAnswer as error:
+                raise UpstreamError(_defect(), f"unreadable answer: {error}") from None
+
+        if len(parts) == 1:
+            return call(0)
+        return RerankResult.joined(_in_parallel(call, len(parts), self._parallel_calls))
+
+    def facts(self, request_id: str, *, on_call: Callable[[], None]) -> ServiceFacts:
+        """Return what is served, at most a minute old.
+
+        Raises:
+            ProtocolError: when the endpoint doesn't answer.
+        """
+        now = time.monotonic()
+        if self._facts is None or now - self._facts[0] > _FACTS_SECONDS:
+            answer = self._call(encode_body(FACTS_REQUEST), request_id, now + self._deadline_seconds, on_call)
+            try:
+                self._facts = now, ServiceFacts.decode(answer)
+            except ValueError as error:
+                raise UpstreamError(_defect(), f"unreadable answer: {error}") from None
+        return self._facts[1]
+
+    def _split(self, request: RerankRequest) -> Iterator[range]:
+        """Yield the places of the documents of each call."""
+        start, size = 0, 0
+        for index, document in enumerate(request.documents):
+            # At most three bytes a character; exact sizes only matter near the limit, and are checked once written.
+            length = 3 * len(document.text) + (3 * len(request.query_of(index)) if len(request.queries) > 1 else 0)
+            if index > start and (index - start >= self._documents_per_call or size + length > _PART_BYTES):
+                yield range(start, index)
+                start, size = index, 0
+            size += length
+        yield range(start, len(request.documents))
+
+    def _call(self, body: bytes, request_id: str, deadline: float, on_call: Callable[[], None]) -> Any:
+        left = deadline - time.monotonic()
+        if left <= 0:
+            raise UpstreamError(_slow(), "deadline")
         try:
-            answer = self._invoke(body, request_id, on_call)
-        except (ClientError, BotoCoreError) as error:
-            raise translate(error) from error
+            answer = self._client.invoke(self._name, body, request_id[:64], left, on_call)
+        except EndpointError as error:
+            raise translate(error) from None
+        except TooSlow as error:
+            raise UpstreamError(_slow(), str(error)) from None
+        except ConnectionFailed as error:
+            raise UpstreamError(_unreachable(), str(error)) from None
         try:
-            return decode_answer(decode_body(answer), request)
-        except (UnreadableAnswer, ProtocolError) as error:
+            return decode_body(answer)
+        except ProtocolError as error:
             raise UpstreamError(_defect(), f"unreadable answer: {error}") from None
 
-    def _invoke(self, body: bytes, request_id: str, on_call: Callable[[], None]) -> bytes:
-        started = time.monotonic()
-        try:
-            return self._invoke_once(body, request_id, on_call)
-        except (ConnectionClosedError, EndpointConnectionError):
-            if time.monotonic() - started > _STALE_CONNECTION_SECONDS:
-                raise
-        return self._invoke_once(body, request_id, on_call)
 
-    def _invoke_once(self, body: bytes, request_id: str, on_call: Callable[[], None]) -> bytes:
-        on_call()
-        response = self._client.invoke_endpoint(
-            EndpointName=self._name,
-            ContentType="application/json",
-            Accept="application/json",
-            InferenceId=request_id[:64],
-            Body=body,
-        )
-        return response["Body"].read()
-
-
-def translate(error: ClientError | BotoCoreError) -> UpstreamError:
+def translate(error: EndpointError) -> UpstreamError:
     """Return what the caller is told about a failed call: overload is 429, only a real outage 503, the rest 500."""
-    if isinstance(error, ClientError):
-        return _translate_answer(error)
-    cause = type(error).__name__
-    if isinstance(error, ReadTimeoutError):
-        return UpstreamError(_slow(), cause)
-    if isinstance(error, (HTTPClientError, AnyConnectionError, IncompleteReadError)):
-        return UpstreamError(_unreachable(), cause)
-    return UpstreamError(_defect(), cause)
-
-
-def _translate_answer(error: ClientError) -> UpstreamError:
-    details = error.response.get("Error", {})
-    code, message = str(details.get("Code", "")), str(details.get("Message", ""))
-    status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+    code, message = error.code, str(error.members.get("Message") or "")
     if code == "ModelError":
-        return _translate_model_error(error.response)
+        return _translate_model_error(error.members)
     if code in _THROTTLED:
         return UpstreamError(busy("too many requests for the model", _RETRY_BUSY), code)
     if code == "ModelNotReadyException" or (code in _VALIDATION and _names_absence(message)):
         return UpstreamError(busy("the model is starting or switched off", _RETRY_STARTING), code)
-    if status == 413:
-        return UpstreamError(ProtocolError(413, "the documents are over the limit of 6.2 MB", "documents"), code)
-    if code in {"ServiceUnavailable", "InternalDependencyException"}:
+    if error.status == 413:
+        return UpstreamError(_too_large(), code)
+    if code in _OUTAGE or error.status in {502, 503, 504}:
         return UpstreamError(_unreachable(), code)
     return UpstreamError(_defect(), code)
 
 
-def _translate_model_error(response: dict[str, Any]) -> UpstreamError:
+def _translate_model_error(members: Mapping[str, Any]) -> UpstreamError:
     """The container answered something else than 200, or nothing in SageMaker's time."""
-    status = response.get("OriginalStatusCode")
+    status = members.get("OriginalStatusCode")
     cause = f"ModelError {status}"
     if status in {429, 503}:
         return UpstreamError(busy("too many requests for the model", _RETRY_BUSY), cause)
     if status in _CALLERS_FAULT:
-        return UpstreamError(_callers_fault(status, response.get("OriginalMessage")), cause)
-    if not status and "timed out" in str(response.get("OriginalMessage") or response["Error"].get("Message")):
+        return UpstreamError(_callers_fault(status, members.get("OriginalMessage")), cause)
+    if not status and "timed out" in str(members.get("OriginalMessage") or members.get("Message")):
         return UpstreamError(_slow(), cause)
     return UpstreamError(_defect() if status else _unreachable(), cause)
 
@@ -170,8 +188,48 @@ def _callers_fault(status: int, original: Any) -> ProtocolError:
         return ProtocolError(status, "the model refused the request")
 
 
+def _body(part: RerankRequest) -> bytes:
+    body = encode_body(encode_request(part))
+    if len(body) > MAX_CALL_BYTES:
+        raise _too_large()
+    return body
+
+
+def _in_parallel(call: Callable[[int], RerankResult], count: int, at_a_time: int) -> Sequence[RerankResult]:
+    """Return the results of all calls in order; after a failure no further call leaves."""
+    results: list[Any] = [None] * count
+    waiting = iter(range(count))
+    failures: list[BaseException] = []
+    lock = threading.Lock()
+
+    def work() -> None:
+        while True:
+            with lock:
+                place = None if failures else next(waiting, None)
+            if place is None:
+                return
+            try:
+                results[place] = call(place)
+            except BaseException as error:
+                failures.append(error)
+                return
+
+    threads = [threading.Thread(target=work) for _ in range(min(at_a_time, count))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if failures:
+        raise failures[0]
+    return results
+
+
 def _names_absence(message: str) -> bool:
     return any(words in message.lower() for words in _ABSENT)
+
+
+def _too_large() -> ProtocolError:
+    return ProtocolError(413, f"a document or query is over the limit of {MAX_CALL_BYTES / 1e6:g} MB", "documents")
 
 
 def _slow() -> ProtocolError:

@@ -13,10 +13,13 @@ from model_endpoint import ModelEndpoint
 from reporting import Report, defect
 
 from ko_reranker.protocol import (
+    MAX_DOCUMENTS,
     PUBLIC_ROUTES,
     ProtocolError,
     check_content_type,
+    check_documents,
     decode_body,
+    describe,
     encode_body,
     find_operation,
     normalise_path,
@@ -30,8 +33,8 @@ _MAX_ANSWER_BYTES = 5_900_000
 _DEFAULT_NAMESPACE = "ko-reranker"
 
 
-class MissingVariable(RuntimeError):
-    """An environment variable that the function cannot work without is not set."""
+class WrongVariable(RuntimeError):
+    """An environment variable that the function cannot work without is not set, or not as it has to be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,22 +44,42 @@ class Settings:
     Attributes:
         endpoint_name: the SageMaker endpoint that scores.
         namespace: the CloudWatch namespace of the metrics.
+        max_documents: a request with more is refused.
+        documents_per_call: a request with more is split into several invocations.
+        parallel_calls: how many invocations of one request are under way at a time.
     """
 
     endpoint_name: str
     namespace: str = _DEFAULT_NAMESPACE
+    max_documents: int = MAX_DOCUMENTS
+    documents_per_call: int = 500
+    parallel_calls: int = 4
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> Settings:
         """Read the settings at cold start.
 
         Raises:
-            MissingVariable: naming the variable.
+            WrongVariable: naming the variable.
         """
         name = environment.get("ENDPOINT_NAME", "").strip()
         if not name:
-            raise MissingVariable("the environment variable ENDPOINT_NAME is not set: the CDK stack sets it, deploy again")
-        return cls(name, environment.get("METRICS_NAMESPACE") or _DEFAULT_NAMESPACE)
+            raise WrongVariable("the environment variable ENDPOINT_NAME is not set: the CDK stack sets it, deploy again")
+        counts = {key: _count(environment, key.upper()) for key in ("max_documents", "documents_per_call", "parallel_calls")}
+        return cls(
+            name,
+            environment.get("METRICS_NAMESPACE") or _DEFAULT_NAMESPACE,
+            **{key: value for key, value in counts.items() if value is not None},
+        )
+
+
+def _count(environment: Mapping[str, str], name: str) -> int | None:
+    value = environment.get(name)
+    if not value:
+        return None
+    if not value.isdigit() or int(value) < 1:
+        raise WrongVariable(f"the environment variable {name} must be a whole number above zero, is {value!r}")
+    return int(value)
 
 
 def answer(event: Mapping[str, Any], endpoint: ModelEndpoint, settings: Settings) -> dict[str, Any]:
@@ -66,9 +89,11 @@ def answer(event: Mapping[str, Any], endpoint: ModelEndpoint, settings: Settings
     try:
         path = normalise_path(str(event.get("path") or "/"))
         operation = find_operation(PUBLIC_ROUTES, str(event.get("httpMethod")), path)
-        if operation == "health":
-            return _response(200, encode_body({"status": "ok"}), request_id)
-        return _response(200, _rerank(event, path, endpoint, report), request_id)
+        if operation == "rerank":
+            body = _rerank(event, path, endpoint, settings, report)
+        else:
+            body = encode_body(_describe(operation, event, endpoint, settings, report))
+        return _response(200, body, request_id)
     except ProtocolError as error:
         report.fail(error)
         return _response(error.status, encode_body(error.body()), request_id, error.headers)
@@ -80,10 +105,31 @@ def answer(event: Mapping[str, Any], endpoint: ModelEndpoint, settings: Settings
         report.emit()
 
 
-def _rerank(event: Mapping[str, Any], path: str, endpoint: ModelEndpoint, report: Report) -> bytes:
+def _describe(
+    operation: str, event: Mapping[str, Any], endpoint: ModelEndpoint, settings: Settings, report: Report
+) -> Mapping[str, Any]:
+    if operation == "health":
+        return {"status": "ok"}
+    if operation == "openapi":
+        from ko_reranker.protocol import openapi  # asked for once in a while, so that no cold start pays for it
+
+        return openapi.document(_base_url(event))
+    facts = endpoint.facts(report.request_id, on_call=report.count_call)
+    return describe(operation, replace(facts, max_documents=settings.max_documents))
+
+
+def _base_url(event: Mapping[str, Any]) -> str:
+    """Where the caller found the API: API Gateway's own host has the stage in its path, every other has not."""
+    host = _header(event, "host") or ""
+    stage = (event.get("requestContext") or {}).get("stage")
+    return f"/{stage}" if ".execute-api." in host and stage else "/"
+
+
+def _rerank(event: Mapping[str, Any], path: str, endpoint: ModelEndpoint, settings: Settings, report: Report) -> bytes:
     check_content_type(_header(event, "content-type"))
     request = parse_request(decode_body(_body(event)), path)
     report.request(request)
+    check_documents(len(request.documents), settings.max_documents)
     started = time.perf_counter()
     try:
         result = endpoint.score(request, report.request_id, on_call=report.count_call)
