@@ -66,6 +66,28 @@ class Translation(_Section):
     """Share of the queries held out for evaluation."""
 
 
+class Mining(_Section):
+    """Hard negatives for training; training.mine_negatives turns it off."""
+
+    negatives: int = Field(ge=1, le=100)
+    """Negatives per record in the end."""
+    rank_from: int = Field(ge=1)
+    """First BM25 rank to draw from; the very first are often unmarked answers."""
+    rank_to: int = Field(ge=1, le=10_000)
+    max_overlap: float = Field(gt=0, le=1)
+    """Share of character 4-grams in common with a positive from which on a passage is no negative."""
+    teacher: str | None = Field(default=None, min_length=1)
+    """A reranker (hub id or s3:// URI) that judges the candidates, too; null for none."""
+    teacher_margin: float = Field(ge=0)
+    """How far below the worst positive's the teacher's logit of a negative must lie."""
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Mining:
+        if self.rank_to < self.rank_from:
+            raise ValueError("rank_to must not be below rank_from")
+        return self
+
+
 class Training(_Section):
     recipe: str
     base_model: str = Field(min_length=1)
@@ -138,6 +160,7 @@ class Settings(_Section):
     image: Image
     data: Data
     translation: Translation
+    mining: Mining
     training: Training
     evaluation: Evaluation
     release: Release

@@ -1,32 +1,74 @@
-"""Give every training record its negatives.
+"""Give every training record its negatives: hard ones first, then random ones.
 
-For now random ones out of the dataset's own passages: top up what a record has. Reads train.jsonl and dev.jsonl, writes
-them again with negatives, and `mining.json` with the counts.
+Hard negatives are passages that BM25 over Korean morphemes ranks high for the query and that do not answer it. Those that
+probably do (equal to a positive, nearly equal, or judged so by a teacher) are left out; what is then missing is filled at
+random. Each split draws from its own passages: a dev passage in training would be seen before its question is asked. Reads
+train.jsonl and dev.jsonl, writes them again, and `mining.json` with the counts.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
+import random
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ko_reranker.container import JobError, ProcessingFolders
 from ko_reranker.data.jsonl import read_record_file, write_jsonl
 from ko_reranker.data.negatives import fill_negatives
 from ko_reranker.data.records import TrainingRecord
+from training_job.false_negatives import Positives, bare
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from ko_reranker.rankers.interface import Ranker
 
 SPLITS = ("train", "dev")
+# Candidates that a teacher judges, for each negative that is missing.
+_JUDGED = 3
 
 
-def mine(folders: ProcessingFolders, *, negatives: int, seed: int) -> dict:
-    """Top every record up to ``negatives`` negatives and return the counts, also written to `mining.json`.
+@dataclass(frozen=True, slots=True)
+class MiningSettings:
+    """What is mined.
+
+    Attributes:
+        negatives: how many a record has in the end, unless the passages run out; more stay as they are.
+        seed: of every draw.
+        rank_from: the first BM25 rank to draw from; the very first are often unmarked answers.
+        rank_to: the last rank to draw from.
+        max_overlap: character 4-grams shared with a positive, as a share of the shorter text, from which on a passage is one.
+        teacher: a reranker (hub id, s3://bucket/prefix/ or folder) that also judges candidates, or None.
+        teacher_margin: by how much a candidate's logit must lie under that of the worst positive.
+    """
+
+    negatives: int = 7
+    seed: int = 0
+    rank_from: int = 3
+    rank_to: int = 100
+    max_overlap: float = 0.6
+    teacher: str | None = None
+    teacher_margin: float = 1.0
+
+
+def mine(folders: ProcessingFolders, settings: MiningSettings) -> dict:
+    """Top every record up to ``settings.negatives`` negatives and return the counts, also written to `mining.json`.
 
     Args:
         folders: where the job finds its input and leaves its output.
-        negatives: how many a record has in the end, unless the passages run out; more stay as they are.
-        seed: of the draw.
+        settings: what is mined.
     """
+    if settings.rank_to < settings.rank_from:
+        raise JobError(f"The last rank, {settings.rank_to}, is before the first, {settings.rank_from}.")
     folders.output.mkdir(parents=True, exist_ok=True)
-    report: dict = {"method": "random", "negatives": negatives, "seed": seed}
+    teacher = _load(settings.teacher)
+    report: dict = {"method": "bm25-morphemes", "settings": asdict(settings)}
     for split in SPLITS:
         path = folders.dataset / f"{split}.jsonl"
         if not path.is_file():
@@ -34,19 +76,97 @@ def mine(folders: ProcessingFolders, *, negatives: int, seed: int) -> dict:
                 raise JobError(f"There is no train.jsonl in {folders.dataset}.")
             continue
         records = read_dataset(path)
-        # Each split draws from its own passages: a dev passage in training would be seen before its question is asked.
-        passages = sorted({passage for record in records for passage in (*record.positives, *record.negatives)})
-        mined = [fill_negatives(record, passages, negatives, seed) for record in records]
-        write_jsonl(folders.output / path.name, (record.to_json() for record in mined))
+        counts: Counter[str] = Counter()
+        write_jsonl(
+            folders.output / path.name, (record.to_json() for record in mine_records(records, settings, counts, teacher))
+        )
+        names = ("mined", "random", "equal_to_a_positive", "overlapping_a_positive", "refused_by_the_teacher")
         report[split] = {
             "records": len(records),
-            "passages": len(passages),
+            "passages": counts["passages"],
             "records_without_negatives_before": sum(not record.negatives for record in records),
             "negatives_before": sum(len(record.negatives) for record in records),
-            "negatives_after": sum(len(record.negatives) for record in mined),
+            "negatives_after": counts["negatives"],
+            **{name: counts[name] for name in names},
         }
     write_json(folders.output / "mining.json", report)
     return report
+
+
+def mine_records(
+    records: Sequence[TrainingRecord], settings: MiningSettings, counts: Counter[str], teacher: Ranker | None = None
+) -> Iterator[TrainingRecord]:
+    """Yield the records of one split, in their order, with negatives from the split's own passages."""
+    passages = sorted({passage for record in records for passage in (*record.positives, *record.negatives)})
+    counts["passages"] = len(passages)
+    positives: dict[str, list[str]] = defaultdict(list)
+    for record in records:
+        positives[record.query] += record.positives
+    # A record that has enough is spared the search.
+    short = [record for record in records if len(record.negatives) < settings.negatives]
+    ranked = _ranked(short, passages, settings)
+    for record in records:
+        if len(record.negatives) < settings.negatives:
+            right = Positives(positives[record.query], settings.max_overlap)
+            found = [passages[place] for place in next(ranked)[settings.rank_from - 1 :]]
+            mined = _hard(record, found, right, settings, counts, teacher)
+            counts["mined"] += len(mined.negatives) - len(record.negatives)
+            filled = fill_negatives(mined, passages, settings.negatives, settings.seed, right.equal)
+            counts["random"] += len(filled.negatives) - len(mined.negatives)
+            record = filled
+        counts["negatives"] += len(record.negatives)
+        yield record
+
+
+def _ranked(records: Sequence[TrainingRecord], passages: Sequence[str], settings: MiningSettings) -> Iterator[np.ndarray]:
+    if records:
+        from ko_reranker.evaluation.bm25 import MorphemeBm25
+
+        index = MorphemeBm25(passages, workers=os.cpu_count() or 1)
+        yield from index.best([record.query for record in records], settings.rank_to)
+
+
+def _hard(
+    record: TrainingRecord,
+    found: list[str],
+    right: Positives,
+    settings: MiningSettings,
+    counts: Counter[str],
+    teacher: Ranker | None,
+) -> TrainingRecord:
+    """Add hard negatives, drawn from what BM25 found in an order that depends on seed and query alone."""
+    missing = settings.negatives - len(record.negatives)
+    draw = random.Random(hashlib.sha256(f"{settings.seed}\nhard\n{record.query}".encode()).digest())  # noqa: S311
+    draw.shuffle(found)
+    taken = {bare(text) for text in record.negatives}
+    chosen: list[str] = []
+    for passage in found:
+        if len(chosen) == missing * (_JUDGED if teacher else 1):
+            break
+        if bare(passage) in taken:
+            continue
+        if right.equal(passage):
+            counts["equal_to_a_positive"] += 1
+        elif right.overlaps(passage):
+            counts["overlapping_a_positive"] += 1
+        else:
+            taken.add(bare(passage))
+            chosen.append(passage)
+    if teacher and chosen:
+        scores = teacher.score(record.query, [*record.positives, *chosen])
+        limit = float(min(scores[: len(record.positives)])) - settings.teacher_margin
+        judged = list(zip(chosen, scores[len(record.positives) :], strict=True))
+        chosen = [passage for passage, score in judged if float(score) <= limit]
+        counts["refused_by_the_teacher"] += len(judged) - len(chosen)
+    return record.with_negatives(record.negatives + tuple(chosen[:missing])) if chosen else record
+
+
+def _load(teacher: str | None) -> Ranker | None:
+    if teacher is None:
+        return None
+    from ko_reranker.rankers.interface import load_ranker
+
+    return load_ranker(teacher)
 
 
 def read_dataset(path: Path) -> list[TrainingRecord]:

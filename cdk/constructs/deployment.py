@@ -12,11 +12,10 @@ from constructs import Construct
 from cdk.constructs.data_access import allow_publish, allow_table
 from cdk.constructs.hosting import container, production_variant, rollout
 from cdk.constructs.python_function import PythonFunction
+from cdk.constructs.release_lock import ReleaseLock
 from cdk.constructs.states import FailureTail, LoggedStateMachine, call, invoke, look_up_live_model
 from cdk.settings import Settings
 from cdk.stacks.data import DataStack, live_model_parameter
-
-_LOCK = {"id": {"S": "lock"}}
 
 
 class Deployment(Construct):
@@ -46,6 +45,7 @@ class Deployment(Construct):
         self._settings, self._data = settings, data
         self._smoke_test, self._endpoint_role = smoke_test, endpoint_role
         self._endpoint, self._first_config_arn = settings.prefix, first_config_arn
+        self._lock = ReleaseLock(self, "Lock", table=self._table, poll_seconds=settings.release.poll_seconds)
         machine = LoggedStateMachine(
             self,
             "Deploy",
@@ -61,7 +61,10 @@ class Deployment(Construct):
         # Before the lock is held there is nothing to give back.
         refused = FailureTail(self, "Refusal", error="NotDeployed", suffix=" (without the lock)")
         failed = FailureTail(
-            self, "Failure", error="NotDeployed", before_failing=self._record_failure().next(self._unlock("Give the lock back"))
+            self,
+            "Failure",
+            error="NotDeployed",
+            before_failing=self._record_failure().next(self._lock.give_back("Give the lock back")),
         )
         check = sfn.Choice(self, "Is a model package named?")
         invalid = sfn.Fail(
@@ -74,8 +77,8 @@ class Deployment(Construct):
             sfn.Condition.is_present("$.model_package"),
             sfn.Condition.string_matches("$.model_package", f"arn:*:sagemaker:*:model-package/{self._settings.prefix}/*"),
         )
-        lock = self._lock(refused)
-        check.when(named, lock.start_state).otherwise(invalid)  # type: ignore[arg-type]
+        take_lock = self._lock.take(refused)
+        check.when(named, take_lock).otherwise(invalid)
 
         describe = call(
             self,
@@ -89,9 +92,9 @@ class Deployment(Construct):
         deployable, package = self._read_package(failed)
         live = look_up_live_model(self, self._settings, failed)
         current = sfn.Choice(self, "Is it live already?")
-        already = self._record_release("It is live already", "live").next(self._unlock("Unlock, nothing to do"))
+        already = self._record_release("It is live already", "live").next(self._lock.give_back("Unlock, nothing to do"))
         already = already.next(sfn.Succeed(self, "Already live"))
-        lock.end.next(describe).next(deployable)
+        take_lock.next(describe).next(deployable)
         package.next(live).next(current)
         current.when(
             sfn.Condition.and_(
@@ -139,92 +142,6 @@ class Deployment(Construct):
         with_golden.next(done)
         without.next(done)
         return check, done
-
-    # ---------------------------------------------------------------- the lock
-
-    def _lock(self, refused: FailureTail) -> _Part:
-        take = call(
-            self,
-            "Take the lock",
-            "dynamodb:putItem",
-            {
-                "TableName": self._table,
-                "Item": {**_LOCK, "execution": {"S.$": "$$.Execution.Id"}},
-                # A redriven execution finds its own lock.
-                "ConditionExpression": "attribute_not_exists(id) OR #e = :me",
-                "ExpressionAttributeNames": {"#e": "execution"},
-                "ExpressionAttributeValues": {":me": {"S.$": "$$.Execution.Id"}},
-            },
-            comment="One release at a time",
-        )
-        holder = call(
-            self,
-            "Who holds the lock?",
-            "dynamodb:getItem",
-            {"TableName": self._table, "Key": _LOCK, "ConsistentRead": True},
-            comment="Another release, or one that was aborted and could not give it back",
-            result_path="$.lock",
-            failure=refused,
-        )
-        held = sfn.Choice(self, "Is it still held?")
-        running = call(
-            self,
-            "Look at the holder",
-            "aws-sdk:sfn:describeExecution",
-            {"ExecutionArn.$": "$.lock.Item.execution.S"},
-            comment="Only a running execution keeps its lock",
-            result_selector={"status.$": "$.Status"},
-            result_path="$.holder",
-            failure=refused,
-        )
-        is_running = sfn.Choice(self, "Is the holder still running?")
-        wait = sfn.Wait(
-            self,
-            "Wait for the other release",
-            time=sfn.WaitTime.duration(cdk.Duration.seconds(self._settings.release.poll_seconds)),
-        )
-        remove = call(
-            self,
-            "Remove the stale lock",
-            "dynamodb:deleteItem",
-            {
-                "TableName": self._table,
-                "Key": _LOCK,
-                "ConditionExpression": "#e = :holder",
-                "ExpressionAttributeNames": {"#e": "execution"},
-                "ExpressionAttributeValues": {":holder": {"S.$": "$.lock.Item.execution.S"}},
-            },
-            comment="Its holder has ended without giving it back",
-        )
-        conflict = ["DynamoDB.ConditionalCheckFailedException", "DynamoDb.ConditionalCheckFailedException"]
-        take.add_catch(holder, errors=conflict, result_path="$.error")
-        take.add_catch(refused.start, result_path="$.error")
-        remove.add_catch(wait, errors=conflict, result_path="$.error")
-        remove.add_catch(refused.start, result_path="$.error")
-        holder.next(held)
-        held.when(sfn.Condition.is_present("$.lock.Item"), running).otherwise(wait)
-        running.next(is_running)
-        is_running.when(sfn.Condition.string_equals("$.holder.status", "RUNNING"), wait).otherwise(remove)
-        remove.next(wait)
-        wait.next(take)
-        return _Part(take, take)
-
-    def _unlock(self, name: str) -> sfn.Chain:
-        state = call(
-            self,
-            name,
-            "dynamodb:deleteItem",
-            {
-                "TableName": self._table,
-                "Key": _LOCK,
-                "ConditionExpression": "#e = :me",
-                "ExpressionAttributeNames": {"#e": "execution"},
-                "ExpressionAttributeValues": {":me": {"S.$": "$$.Execution.Id"}},
-            },
-            comment="The next release may start",
-            retry_on=["States.TaskFailed"],
-        )
-        return sfn.Chain.start(state)
 
     # ---------------------------------------------------------------- rolling over
 
@@ -355,7 +272,7 @@ class Deployment(Construct):
             failure=failed,
         )
         chain = live.next(self._record_release(f"Record the release as {status}", status, failed)).next(notify)
-        chain.next(self._unlock("Unlock")).next(sfn.Succeed(self, ending))
+        chain.next(self._lock.give_back("Unlock")).next(sfn.Succeed(self, ending))
         return live
 
     def _record_release(self, name: str, status: str, failed: FailureTail | None = None) -> sfn.Chain:
@@ -462,10 +379,3 @@ class Deployment(Construct):
             on=[self._endpoint_role.role_arn],
             conditions={"StringEquals": {"iam:PassedToService": "sagemaker.amazonaws.com"}},
         )
-
-
-class _Part:
-    """A stretch of states with one way in and one way out."""
-
-    def __init__(self, start_state: sfn.State, end: sfn.CustomState) -> None:
-        self.start_state, self.end = start_state, end

@@ -1,9 +1,13 @@
-"""What every SageMaker container may do besides its own work."""
+"""What SageMaker containers may do."""
 
 from __future__ import annotations
 
 import aws_cdk as cdk
 from aws_cdk import aws_iam as iam
+from constructs import Construct
+
+from cdk.constructs.data_access import allow_objects
+from cdk.stacks.data import DataStack
 
 
 def allow_job_basics(role: iam.Role) -> None:
@@ -24,3 +28,16 @@ def allow_job_basics(role: iam.Role) -> None:
             conditions={"StringLike": {"cloudwatch:namespace": ["/aws/sagemaker/*", "aws/sagemaker/*"]}},
         )
     )
+
+
+def job_roles(scope: Construct, data: DataStack) -> tuple[iam.Role, iam.Role]:
+    """The roles of the training job and of the processing jobs."""
+
+    def role(name: str, read: list[str], write: list[str]) -> iam.Role:
+        result = iam.Role(scope, name, assumed_by=iam.ServicePrincipal("sagemaker.amazonaws.com"))
+        allow_objects(result, data, read=read, write=write)
+        return result
+
+    training = role("TrainingRole", ["runs/", "models/"], ["runs/", "models/"])
+    processing = role("ProcessingRole", ["runs/", "models/"], ["runs/"])
+    return training, processing

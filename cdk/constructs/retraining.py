@@ -13,7 +13,7 @@ from cdk.constructs.data_access import allow_objects, allow_publish, allow_table
 from cdk.constructs.jobs import processing_job, training_job
 from cdk.constructs.python_function import PythonFunction
 from cdk.constructs.states import FailureTail, LoggedStateMachine, call, invoke, look_up_live_model
-from cdk.settings import Settings
+from cdk.settings import Mining, Settings
 from cdk.stacks.data import DataStack
 
 _THROTTLED = ["SageMaker.SdkClientException", "SageMaker.ThrottlingException"]
@@ -183,9 +183,9 @@ class Retraining(Construct):
         mine = self._processing(
             "Mine hard negatives",
             command="mine",
-            arguments="States.Array('--seed', '0')",
+            arguments=_array(_mining_arguments(self._settings.mining)),
             output="mined",
-            comment="More negatives for every record, by the image's `mine` command",
+            comment="Passages that BM25 ranks high and that do not answer, by the image's `mine` command",
         )
         use_mined = sfn.Pass(
             self,
@@ -412,14 +412,14 @@ class Retraining(Construct):
         allow_publish(machine.role, self._data)
 
 
-def job_roles(scope: Construct, data: DataStack) -> tuple[iam.Role, iam.Role]:
-    """The roles of the training job and of the processing jobs."""
+def _mining_arguments(mining: Mining) -> list[str]:
+    """The options of `ko-reranker mine`."""
+    arguments = []
+    for name, value in mining.model_dump(exclude_none=True).items():
+        arguments += [f"--{name.replace('_', '-')}", str(value)]
+    return arguments
 
-    def role(name: str, read: list[str], write: list[str]) -> iam.Role:
-        result = iam.Role(scope, name, assumed_by=iam.ServicePrincipal("sagemaker.amazonaws.com"))
-        allow_objects(result, data, read=read, write=write)
-        return result
 
-    training = role("TrainingRole", ["runs/", "models/"], ["runs/", "models/"])
-    processing = role("ProcessingRole", ["runs/", "models/"], ["runs/"])
-    return training, processing
+def _array(items: list[str]) -> str:
+    """An intrinsic function of the states language that gives a list of literal strings."""
+    return "States.Array({})".format(", ".join("'{}'".format(item.replace("\\", "\\\\").replace("'", "\\'")) for item in items))

@@ -10,9 +10,9 @@ from constructs import Construct
 from cdk.constructs.data_access import allow_objects, allow_table
 from cdk.constructs.image import allow_image_pull, container_image
 from cdk.constructs.notifications import notify_about_failures
-from cdk.constructs.permissions import allow_job_basics
+from cdk.constructs.permissions import allow_job_basics, job_roles
 from cdk.constructs.python_function import ROOT, PythonFunction
-from cdk.constructs.retraining import Functions, Retraining, job_roles
+from cdk.constructs.retraining import Functions, Retraining
 from cdk.settings import Settings
 from cdk.stacks.data import DataStack
 

@@ -90,7 +90,9 @@ class ModelEndpoint:
             ProtocolError: when there is no answer.
         """
         deadline = time.monotonic() + self._deadline_seconds
-        parts = [request.part(indexes) if len(indexes) < len(request.documents) else request for indexes in self._split(request)]
+        parts = [
+            request.part(indexes) if len(indexes) < len(request.documents) else request for indexes in self._split(request)
+        ]
         # Written before any is sent: what can't be sent is refused before it costs anything.
         bodies = [_body(part) for part in parts]
 

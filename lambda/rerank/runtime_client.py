@@ -119,7 +119,6 @@ class RuntimeClient:
                 connection.answering = time.monotonic() - sent > _STALE_SECONDS
                 raise
             connection.answering = True
-            connection.sock and connection.sock.settimeout(max(deadline - time.monotonic(), 0.001))
             answer = response.read()
         except TimeoutError:
             connection.close()

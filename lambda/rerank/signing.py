@@ -64,7 +64,9 @@ def signed_headers(
     sent = {**headers, "X-Amz-Date": stamp}
     if credentials.token:
         sent["X-Amz-Security-Token"] = credentials.token
-    canonical = {name.lower(): " ".join(value.split()) for name, value in sorted(sent.items(), key=lambda item: item[0].lower())}
+    canonical = {
+        name.lower(): " ".join(value.split()) for name, value in sorted(sent.items(), key=lambda item: item[0].lower())
+    }
     names = ";".join(canonical)
     listed = "".join(f"{name}:{value}\n" for name, value in canonical.items())
     # Every service but S3 signs the path encoded once more.

@@ -1,4 +1,4 @@
-"""Each Lambda of the request path runs from its own bundle: its folder, the protocol, the standard library and boto3."""
+"""Each Lambda of the request path runs from its own bundle: its folder, the protocol and the standard library."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 
-# A meta-path finder that refuses what a bundle doesn't bring along; botocore's own dependencies count as botocore.
+# A meta-path finder that refuses what a bundle doesn't bring along.
 GUARD = """
 import sys
-ALLOWED = {"boto3", "botocore", "s3transfer", "jmespath", "dateutil", "six", "urllib3", "ko_reranker", *LOCAL}
+ALLOWED = {"ko_reranker", *LOCAL}
 class Guard:
     def find_spec(self, name, path=None, target=None):
         root = name.split(".")[0]

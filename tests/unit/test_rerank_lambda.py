@@ -1,28 +1,19 @@
-"""The public API: API Gateway events in, proxy responses out, SageMaker played by botocore's own stub."""
+"""The public API: API Gateway events in, proxy responses out; SageMaker is an HTTP server that says what the test tells it."""
 
 from __future__ import annotations
 
 import base64
 import importlib
-import io
 import json
-import socket
 import sys
-import threading
+import time
 from pathlib import Path
 
-import boto3
 import pytest
-from botocore.config import Config
-from botocore.exceptions import (
-    ConnectionClosedError,
-    ConnectTimeoutError,
-    EndpointConnectionError,
-    NoCredentialsError,
-    ReadTimeoutError,
-)
-from botocore.response import StreamingBody
-from botocore.stub import ANY, Stubber
+from botocore.auth import SigV4Auth
+from botocore.awsrequest import AWSRequest
+from botocore.credentials import Credentials
+from sagemaker_server import SageMakerServer
 
 FOLDER = Path(__file__).parents[2] / "lambda" / "rerank"
 QUERY, DOCUMENTS = "서울의 인구는?", ["부산은 항구다.", "서울의 인구는 940만 명이다."]
@@ -39,60 +30,41 @@ def modules():
         sys.path.remove(str(FOLDER))
 
 
-def runtime(**config):
-    return boto3.client(
-        "sagemaker-runtime",
-        region_name="ap-northeast-2",
-        aws_access_key_id="test",
-        aws_secret_access_key="test",
-        config=Config(retries={"total_max_attempts": 1}, **config),
-    )
+@pytest.fixture(autouse=True)
+def credentials(monkeypatch):
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKID")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    monkeypatch.setenv("AWS_SESSION_TOKEN", "token")
+
+
+@pytest.fixture(scope="module")
+def server():
+    with SageMakerServer() as server:
+        yield server
 
 
 @pytest.fixture
-def api(modules, capsys):
-    """Return a caller of the Lambda, and the stub of the endpoint behind it."""
-    return Api(*modules, capsys)
+def api(modules, server, capsys):
+    """Return a caller of the Lambda, with the endpoint behind it."""
+    server.reset()
+    return Api(*modules, server, capsys)
 
 
 class Api:
-    def __init__(self, reranking, model_endpoint, capsys):
-        self.client = runtime()
-        self.stub = Stubber(self.client)
-        self.stub.activate()
+    def __init__(self, reranking, model_endpoint, server, capsys, **options):
+        self.server = server
+        self.client = sys.modules["runtime_client"].RuntimeClient.from_environment(
+            {"AWS_REGION": "ap-northeast-2", "AWS_ENDPOINT_URL": server.url}
+        )
         self._reranking = reranking
         self._settings = reranking.Settings("live-endpoint")
-        self._endpoint = model_endpoint.ModelEndpoint("live-endpoint", self.client)
+        self._endpoint = model_endpoint.ModelEndpoint("live-endpoint", self.client, **options)
         self._capsys = capsys
+        self.scores, self.answers, self.fails = server.scores, server.answers, server.fails
 
-    def scores(self, logits, truncated=None):
-        answer = {
-            "logits": logits,
-            "tokens": [7] * len(logits),
-            "truncated": truncated or [False] * len(logits),
-            "model": "run-1",
-            "max_length": 512,
-        }
-        self.answers(json.dumps(answer).encode())
-
-    def answers(self, body: bytes):
-        response = {"Body": StreamingBody(io.BytesIO(body), len(body)), "ContentType": "application/json"}
-        expected = {"EndpointName": "live-endpoint", "ContentType": ANY, "Accept": ANY, "InferenceId": ANY, "Body": ANY}
-        self.stub.add_response("invoke_endpoint", response, expected)
-
-    def fails(self, code, message="", status=400, **modeled):
-        self.stub.add_client_error("invoke_endpoint", code, message, status, modeled_fields=modeled)
-
-    def raises(self, *errors):
-        """Let the calls fail below HTTP, one error after the other."""
-        self.calls = 0
-        waiting = list(errors)
-
-        def invoke_endpoint(**_):
-            self.calls += 1
-            raise waiting.pop(0)
-
-        self.client.invoke_endpoint = invoke_endpoint
+    @property
+    def calls(self):
+        return len(self.server.requests)
 
     def __call__(self, body=None, *, method="POST", path="/v2/rerank", headers=None, encoded=False):
         text = body if isinstance(body, str) or body is None else json.dumps(body, ensure_ascii=False)
@@ -105,7 +77,7 @@ class Api:
             "requestContext": {"requestId": REQUEST_ID, "stage": "live"},
         }
         response = self._reranking.answer(event, self._endpoint, self._settings)
-        self.stub.assert_no_pending_responses()
+        assert not self.server.waiting, "the endpoint was not called as often as expected"
         self.log = self._capsys.readouterr().out
         return response["statusCode"], json.loads(response["body"]), response["headers"]
 
@@ -127,14 +99,79 @@ def test_every_dialect_is_answered_in_kind(api):
     assert [item["label"] for item in said] == ["LABEL_0", "LABEL_0"]
 
 
-def test_the_container_gets_the_texts_and_the_request_id(api, modules):
-    sent = {}
-    invoke = api.client.invoke_endpoint
-    api.client.invoke_endpoint = lambda **call: sent.update(call) or invoke(**call)
+def test_the_container_gets_the_texts_and_the_request_id(api):
     api.scores([1.0, 2.0])
     api({"query": QUERY, "documents": [{"text": DOCUMENTS[0], "secret": "x"}, DOCUMENTS[1]], "return_documents": True})
-    assert json.loads(sent["Body"]) == {"format": "logits", "query": QUERY, "documents": DOCUMENTS}
-    assert sent["InferenceId"] == REQUEST_ID
+    [(path, headers, body)] = api.server.requests
+    assert path == "/endpoints/live-endpoint/invocations"
+    assert json.loads(body) == {"format": "logits", "query": QUERY, "documents": DOCUMENTS}
+    assert headers["X-Amzn-SageMaker-Inference-Id"] == REQUEST_ID
+
+
+def test_the_signature_is_the_one_that_botocore_makes(api):
+    api.scores([1.0, 2.0])
+    api(BODY)
+    [(path, headers, body)] = api.server.requests
+    signed = headers["Authorization"].split("SignedHeaders=")[1].split(",")[0].split(";")
+    request = AWSRequest("POST", api.server.url + path, {n: headers[n] for n in signed if n != "x-amz-date"}, body)
+    request.context["timestamp"] = headers["X-Amz-Date"]
+    signer = SigV4Auth(Credentials("AKID", "secret", "token"), "sagemaker", "ap-northeast-2")
+    canonical = signer.canonical_request(request)
+    assert "x-amz-security-token" in signed
+    request.headers["X-Amz-Date"] = headers["X-Amz-Date"]
+    canonical = signer.canonical_request(request)
+    assert headers["Authorization"].endswith(signer.signature(signer.string_to_sign(request, canonical), request))
+
+
+def test_connections_are_kept_and_one_that_died_meanwhile_is_replaced(api):
+    for _ in range(2):
+        api.scores([1.0, 2.0])
+        assert api(BODY)[0] == 200
+    assert api.server.connections == 1
+    api.server.close_connections()
+    api.scores([1.0, 2.0])
+    assert api(BODY)[0] == 200
+    assert (api.server.connections, api.calls) == (2, 3)
+
+
+def test_many_documents_become_parallel_calls_and_one_answer(modules, server, capsys):
+    server.reset()
+    api = Api(*modules, server, capsys, documents_per_call=10)
+    server.score_with(lambda text: float(text.removeprefix("문서 ")), times=5)
+    documents = [f"문서 {index}" for index in range(45)]
+    status, body, _ = api({"query": QUERY, "documents": documents, "top_n": 3, "max_tokens_per_doc": 64})
+    assert (status, [item["index"] for item in body["results"]]) == (200, [44, 43, 42])
+    assert body["usage"]["total_tokens"] == 45 * 7
+    sent = [json.loads(sent) for _, _, sent in server.requests]
+    assert sorted(len(part["documents"]) for part in sent) == [5, 10, 10, 10, 10]
+    assert {(part["query"], part["max_tokens_per_doc"]) for part in sent} == {(QUERY, 64)}
+
+
+def test_large_documents_become_calls_that_each_fit(api):
+    api.server.score_with(len, times=2)
+    status, body, _ = api({"query": QUERY, "documents": ["가" * 1_000_000, "나" * 999_000]})
+    assert (status, len(body["results"]), api.calls) == (200, 2, 2)
+
+
+def test_after_a_failed_part_no_further_call_leaves(modules, server, capsys):
+    server.reset()
+    api = Api(*modules, server, capsys, documents_per_call=1, parallel_calls=1)
+    server.fails("ThrottlingException")
+    assert (api({"query": QUERY, "documents": list("가나다라마")})[0], api.calls) == (429, 1)
+
+
+def test_what_is_served_is_asked_once_a_minute(api):
+    api.answers(b'{"model": "run-1", "max_length": 512}')
+    info = api(method="GET", path="/info")[1]
+    assert (info["model_id"], info["max_input_length"], info["max_client_batch_size"]) == ("run-1", 512, 10_000)
+    assert api(method="GET", path="/v1/models")[1]["data"][0]["id"] == "run-1"
+    assert api(method="GET", path="/openapi.json")[1]["openapi"] == "3.1.0"
+
+
+def test_too_many_documents_are_a_422_that_names_the_limit(api):
+    status, body, _ = api({"query": QUERY, "documents": ["a"] * 10_001})
+    assert (status, body["error"]["param"]) == (422, "documents")
+    assert "10000" in body["message"]
 
 
 def test_a_base64_body_is_read(api):
@@ -181,8 +218,8 @@ def test_documents_past_the_endpoints_limit_are_a_413(api):
 
 
 def test_an_answer_past_lambdas_limit_is_a_413(api):
-    api.scores([0.123456789] * 200_000)
-    assert api({"query": QUERY, "documents": ["a"] * 200_000})[0] == 413
+    api.server.score_with(len, times=20)
+    assert api({"query": QUERY, "documents": [{"a": 1}] * 10_000, "model": "m" * 6_000_000})[0] == 413
 
 
 @pytest.mark.parametrize(
@@ -225,49 +262,41 @@ def test_an_answer_that_is_none_is_a_500(api, answer):
     assert api(BODY)[0] == 500
 
 
-URL = {"endpoint_url": "https://runtime.sagemaker.ap-northeast-2.amazonaws.com"}
+def test_a_connection_that_is_cut_off_is_a_503_and_asked_once(api):
+    api.server.cuts_off()
+    assert (api(BODY)[0], api.calls) == (503, 1)
+    api.server.cuts_off(after=b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{")
+    assert (api(BODY)[0], api.calls) == (503, 2)
 
 
-@pytest.mark.parametrize(
-    ("errors", "status", "calls"),
-    [
-        ([ReadTimeoutError(**URL)], 429, 1),
-        ([ConnectTimeoutError(**URL)], 503, 1),
-        ([ConnectionClosedError(**URL)] * 2, 503, 2),
-        ([EndpointConnectionError(**URL)] * 2, 503, 2),
-        ([ConnectionClosedError(**URL), ReadTimeoutError(**URL)], 429, 2),
-        ([NoCredentialsError()], 500, 1),
-        ([RuntimeError("서울 secret text")], 500, 1),
-    ],
-)
-def test_a_broken_connection_is_tried_once_more_and_a_slow_model_is_not(api, errors, status, calls):
-    api.raises(*errors)
-    said, body, _ = api(BODY)
-    assert (said, api.calls) == (status, calls)
+def test_an_endpoint_that_does_not_listen_is_a_503(api):
+    api.client.url = "http://127.0.0.1:1"
+    assert (api(BODY)[0], api.calls) == (503, 0)
+
+
+def test_a_slow_model_is_a_429_within_the_deadline(modules, server, capsys):
+    server.reset()
+    api = Api(*modules, server, capsys, deadline_seconds=0.3)
+    server.sleeps(1.0)
+    began = time.monotonic()
+    status, _, headers = api(BODY)
+    assert (status, headers["Retry-After"], api.calls) == (429, "5", 1)
+    assert time.monotonic() - began < 0.9
+
+
+def test_a_defect_of_ours_is_a_500_without_its_message(api, monkeypatch):
+    def broken(*_, **__):
+        raise RuntimeError("서울 secret text")
+
+    monkeypatch.setattr(api._endpoint, "score", broken)
+    status, body, _ = api(BODY)
+    assert status == 500
     assert "secret" not in json.dumps(body) + api.log
-
-
-def test_a_slow_model_is_a_429_within_the_deadline(modules, capsys):
-    """A real client against a socket that never answers."""
-    reranking, model_endpoint = modules
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        threading.Thread(target=lambda: server.accept(), daemon=True).start()
-        client = boto3.client(
-            "sagemaker-runtime",
-            region_name="ap-northeast-2",
-            endpoint_url=f"http://127.0.0.1:{server.getsockname()[1]}",
-            aws_access_key_id="test",
-            aws_secret_access_key="test",
-            config=Config(read_timeout=0.2, retries={"total_max_attempts": 1}),
-        )
-        event = {"httpMethod": "POST", "path": "/v2/rerank", "body": json.dumps(BODY), "requestContext": {}}
-        endpoint = model_endpoint.ModelEndpoint("e", client)
-        assert reranking.answer(event, endpoint, reranking.Settings("e"))["statusCode"] == 429
 
 
 def test_the_deadline_leaves_api_gateway_room(modules):
     _, model_endpoint = modules
-    assert 2 * model_endpoint._CONNECT_SECONDS + model_endpoint._READ_SECONDS < 25
+    assert model_endpoint.DEADLINE_SECONDS < 25
 
 
 def test_one_line_tells_how_much_and_never_what(api):
@@ -297,5 +326,5 @@ def test_a_broken_event_is_a_500_and_not_an_exception(api, modules):
 
 def test_a_missing_variable_is_named_at_cold_start(modules):
     reranking, _ = modules
-    with pytest.raises(reranking.MissingVariable, match="ENDPOINT_NAME"):
+    with pytest.raises(reranking.WrongVariable, match="ENDPOINT_NAME"):
         reranking.Settings.from_environment({})

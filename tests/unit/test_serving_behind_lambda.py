@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import importlib
-import io
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -34,16 +33,17 @@ class Hashed:
 
 
 class Loopback:
-    """The runtime client, with the container's app in the place of SageMaker."""
+    """In the place of the runtime client, and of SageMaker behind it: the container's app itself."""
 
     def __init__(self, container: TestClient) -> None:
         self._container = container
 
-    def invoke_endpoint(self, **call) -> dict:
-        headers = {"content-type": call["ContentType"], "x-amzn-sagemaker-inference-id": call["InferenceId"]}
-        answer = self._container.post("/invocations", content=call["Body"], headers=headers)
+    def invoke(self, endpoint: str, body: bytes, inference_id: str, seconds: float, on_call: Callable[[], None]) -> bytes:
+        on_call()
+        headers = {"content-type": "application/json", "x-amzn-sagemaker-inference-id": inference_id}
+        answer = self._container.post("/invocations", content=body, headers=headers)
         assert answer.status_code == 200, answer.text
-        return {"Body": io.BytesIO(answer.content)}
+        return answer.content
 
 
 @pytest.mark.parametrize(
@@ -55,6 +55,12 @@ class Loopback:
         {"query": QUERY, "documents": DOCUMENTS, "raw_scores": True},
         {"query": QUERY, "texts": DOCUMENTS[:3], "return_text": True},
         {"inputs": [{"text": QUERY, "text_pair": "가"}, {"text": "다른 질문", "text_pair": "나"}]},
+        {"query": {"text": QUERY}, "passages": [{"text": "가"}, {"text": "나"}]},
+        {"query": QUERY, "input": DOCUMENTS, "return_input": True, "top_k": 2},
+        {"text_1": QUERY, "text_2": ["가", "나"]},
+        {"queries": [{"textQuery": {"text": QUERY}}], "sources": [{"inlineDocumentSource": {"textDocument": {"text": "가"}}}]},
+        {"inputs": [QUERY, QUERY], "docs": ["가", "나"]},
+        {"query": QUERY, "documents": DOCUMENTS, "order": "lost_in_the_middle"},
     ],
 )
 @pytest.mark.parametrize("path", ["/v2/rerank", "/v1/rerank"])
@@ -68,7 +74,7 @@ def test_the_lambda_and_the_container_answer_alike(body, path, monkeypatch):
             "body": json.dumps(body),
             "requestContext": {"requestId": "abc-1"},
         }
-        endpoint = model_endpoint.ModelEndpoint("live", Loopback(container))
+        endpoint = model_endpoint.ModelEndpoint("live", Loopback(container), documents_per_call=2)
         public = reranking.answer(event, endpoint, reranking.Settings("live"))
         own = container.post(path, content=json.dumps(body), headers={"x-request-id": "abc-1"})
     assert public["statusCode"] == own.status_code == 200

@@ -31,7 +31,7 @@ from ko_reranker.rankers import load_ranker
 from ko_reranker.rankers.pairs import PairEncoder
 from ko_reranker.samples import paths, tiny_model
 from training_job import groups, launch
-from training_job.mine import mine
+from training_job.mine import MiningSettings, mine
 from training_job.settings import load_recipe, recipe_names
 from training_job.train import Worker, train
 
@@ -354,7 +354,7 @@ def test_mining_tops_up_negatives_of_each_split_from_its_own_passages(tmp_path, 
     splits = {"train": records[:14], "dev": records[14:]}
     for name, part in splits.items():
         write_jsonl(folders.dataset / f"{name}.jsonl", [record.to_json() for record in part])
-    report = mine(folders, negatives=5, seed=0)
+    report = mine(folders, MiningSettings(negatives=5))
     for name, part in splits.items():
         mined = list(read_record_file(folders.output / f"{name}.jsonl"))
         own = {passage for record in part for passage in (*record.positives, *record.negatives)}

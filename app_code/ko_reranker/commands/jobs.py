@@ -42,6 +42,22 @@ def mine(
         typer.Option(min=1, help="Negatives per record in the end. More teach more and cost training time in proportion."),
     ] = 7,
     seed: Annotated[int, typer.Option(help="Change it for another draw of the same data.")] = 0,
+    rank_from: Annotated[
+        int, typer.Option(min=1, help="First BM25 rank to draw from. Raise it when the best ranked are often unmarked answers.")
+    ] = 3,
+    rank_to: Annotated[
+        int, typer.Option(min=1, help="Last BM25 rank to draw from. Lower makes negatives harder, higher more varied.")
+    ] = 100,
+    max_overlap: Annotated[
+        float,
+        typer.Option(min=0.0, max=1.0, help="Share of 4-grams in common with a positive that makes a passage one, too."),
+    ] = 0.6,
+    teacher: Annotated[
+        str | None, typer.Option(help="A reranker (hub id, s3:// or folder) that sorts out what is right after all.")
+    ] = None,
+    teacher_margin: Annotated[
+        float, typer.Option(help="How far below the worst positive the teacher's logit of a negative must lie.")
+    ] = 1.0,
     base_dir: BaseDir = None,
 ) -> None:
     """Give every record its negatives: {train,dev}.jsonl in, the same with negatives and mining.json out."""
@@ -49,11 +65,15 @@ def mine(
     def job(folders) -> None:
         from training_job import mine as job_module
 
-        report = job_module.mine(folders, negatives=negatives, seed=seed)
+        settings = job_module.MiningSettings(negatives, seed, rank_from, rank_to, max_overlap, teacher, teacher_margin)
+        report = job_module.mine(folders, settings)
         for split in job_module.SPLITS:
             if counts := report.get(split):
                 before, after = counts["negatives_before"], counts["negatives_after"]
-                print(f"{split}: {counts['records']} records, {before} negatives before, {after} now")
+                print(
+                    f"{split}: {counts['records']} records, {before} negatives before, {after} now "
+                    f"({counts['mined']} mined, {counts['random']} random)"
+                )
 
     _processing_job(base_dir, job)
 

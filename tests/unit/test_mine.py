@@ -1,0 +1,107 @@
+"""Hard negatives: near the query, not the answer, and the same for the same seed."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from ko_reranker.data.records import TrainingRecord
+from training_job.false_negatives import Positives
+from training_job.mine import MiningSettings, mine_records
+
+TOPICS = ["한강", "백두산", "경복궁", "제주도", "낙동강", "설악산", "부산항", "첨성대"]
+FACTS = ["길이", "높이", "역사", "위치", "날씨", "인구"]
+
+
+@pytest.fixture(scope="module")
+def records() -> list[TrainingRecord]:
+    return [
+        TrainingRecord(
+            f"{topic}의 {fact}는 어떻게 됩니까?",
+            (f"{topic}의 {fact}에 대한 설명입니다. {topic}은 유명한 {fact}을 가졌습니다.",),
+        )
+        for topic in TOPICS
+        for fact in FACTS
+    ]
+
+
+def mined(records, counts=None, teacher=None, **settings):
+    defaults = {"negatives": 3, "rank_from": 1, "rank_to": 12}
+    return list(
+        mine_records(records, MiningSettings(**defaults | settings), counts if counts is not None else Counter(), teacher)
+    )
+
+
+def test_negatives_share_words_with_the_query(records):
+    counts: Counter[str] = Counter()
+    out = mined(records, counts, max_overlap=1.0)
+    near = sum(
+        record.query.split("의")[0] in text or record.query.split()[1][:2] in text
+        for record in out
+        for text in record.negatives
+    )
+    assert near > 0.9 * sum(len(record.negatives) for record in out)
+    assert counts["mined"] == 3 * len(records)
+    assert all(not set(record.negatives) & set(record.positives) for record in out)
+
+
+def test_the_seed_decides_and_nothing_else(records):
+    assert mined(records) == mined(records)
+    assert mined(records) != mined(records, seed=1)
+    one_by_one = {record.query: record for record in mined(list(reversed(records)))}
+    assert [one_by_one[record.query] for record in records] == mined(records), "the order of the records is no matter"
+
+
+def test_what_is_missing_is_filled_at_random(records):
+    counts: Counter[str] = Counter()
+    out = mined(records, counts, negatives=20, rank_to=2)
+    assert counts["random"] > 15 * len(records)
+    assert {len(record.negatives) for record in out} == {20}
+
+
+def test_records_that_have_enough_stay_as_they_are(records):
+    full = TrainingRecord("질문", ("정답",), ("가", "나", "다", "라"), negative_scores=(1.0, 2.0, 3.0, 4.0))
+    assert mined([full, *records])[0] == full
+
+
+def test_the_first_ranks_can_be_passed_over(records):
+    top = {record.query: record.negatives for record in mined(records, negatives=2, rank_to=4, max_overlap=1.0)}
+    later = {record.query: record.negatives for record in mined(records, negatives=2, rank_from=9, rank_to=12, max_overlap=1.0)}
+    assert all(not set(top[query]) & set(later[query]) for query in top)
+
+
+def test_a_passage_that_answers_under_another_record_of_the_query_is_no_negative(records):
+    query = records[0].query
+    answer = "한강의 길이는 494 km이다. 한강의 길이는 어떻게 재었는가."
+    again = TrainingRecord(query, (answer,))
+    for record in mined([*records, again], negatives=30):
+        if record.query == query:
+            assert answer not in record.negatives
+            assert records[0].positives[0] not in record.negatives
+
+
+@pytest.mark.parametrize(
+    ("passage", "equal", "overlaps"),
+    [
+        ("서울은 대한민국의 수도이다!", True, True),
+        ("서울은대한민국의 수도이다", True, True),
+        ("알다시피 서울은 대한민국의 수도이다. 인구가 가장 많다.", False, True),
+        ("부산은 대한민국의 항구 도시이다.", False, False),
+        ("!!", False, False),
+    ],
+)
+def test_near_duplicates_of_a_positive_are_told_apart(passage, equal, overlaps):
+    right = Positives(["서울은 대한민국의 수도이다."], 0.6)
+    assert (right.equal(passage), right.overlaps(passage)) == (equal, overlaps)
+
+
+def test_a_teacher_has_the_last_word(records):
+    class Teacher:
+        def score(self, query, documents):
+            return np.array([5.0, *(4.5 if "높이" in text else -5.0 for text in documents[1:])], dtype=np.float32)
+
+    counts: Counter[str] = Counter()
+    mined(records, counts, Teacher(), max_overlap=1.0)
+    assert counts["refused_by_the_teacher"] > 0
