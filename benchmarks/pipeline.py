@@ -178,12 +178,10 @@ def disk_use(folder: Path, figures: dict[str, Any]) -> Iterator[None]:
 
     def watch() -> None:
         while not over.wait(0.5):
-            size = 0
-            for path in folder.rglob("*"):
-                try:
-                    size += path.stat().st_size if path.is_file() else 0
-                except OSError:
-                    pass  # gone meanwhile
+            try:
+                size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+            except FileNotFoundError:
+                continue  # something was deleted meanwhile: look again
             figures["disk_mb"] = max(figures.get("disk_mb", 0), round(size / 1e6))
 
     watcher = threading.Thread(target=watch, daemon=True)

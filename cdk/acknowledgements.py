@@ -127,9 +127,20 @@ def _findings(settings: Settings) -> Iterator[tuple[str, str, str, str]]:
     no_text = "The access log tells who asked what; execution logs would hold headers, and with them keys."
     yield "api", "Api/DeploymentStage.api/Resource", "APIG6", no_text
     yield "api", "Api/DeploymentStage.api/Resource", "APIG3", "A web ACL is a setting of the stage."
+    front = "Root/Distribution/Resource"
+    yield "api", front, "CFR1", "Callers may be anywhere; keys decide."
+    yield "api", front, "CFR2", "A web ACL is a setting of the stage; it stands at API Gateway, where every request passes."
+    yield "api", front, "CFR3", "API Gateway's access log holds every request that passes, and names its key by id."
+    yield "api", front, "CFR4", "CloudFront's own domain fixes the version; root custom_domain speaks TLS 1.2 and later."
     keys = "API Gateway's own keys decide, through the authorizer that takes them out of any header; there are no users."
     yield "api", "Api/Default/health/GET/Resource", "APIG4", "Health checks come without a key and learn nothing."
-    for method in ("ANY", "{proxy+}/ANY", "health/GET"):
+    yield (
+        "api",
+        "Api/Default/openapi.json/GET/Resource",
+        "APIG4",
+        "The API's description is open, as its documentation is.",
+    )
+    for method in ("ANY", "{proxy+}/ANY", "health/GET", "openapi.json/GET"):
         yield "api", f"Api/Default/{method}/Resource", "COG4", keys
     push = f"IAM4[Policy::{_ARN}:iam::aws:policy/service-role/AmazonAPIGatewayPushToCloudWatchLogs]"
     yield "api", "Api/CloudWatchRole/Resource", push, "The managed policy is what API Gateway asks for in its account settings."

@@ -138,13 +138,51 @@ class Serving(_Section):
         return self
 
 
-class Api(_Section):
+class Tier(_Section):
+    """What a key of a tier may do."""
+
     rate_per_second: float = Field(gt=0)
     burst: int = Field(ge=1)
     requests_per_month: int = Field(ge=1)
+
+
+class Api(_Section):
+    root: Literal["cloudfront", "custom_domain", "none"]
+    """How the API gets a URL without a stage in its path, which clients need that replace the path of their base URL."""
+    domain_name: str | None = Field(None, pattern=r"^([a-z0-9-]+\.)+[a-z]{2,}$")
+    """Of root custom_domain: the API's host."""
+    certificate_arn: str | None = Field(None, pattern=r"^arn:aws[a-z-]*:acm:")
+    """Of root custom_domain: its certificate, in the stage's region."""
+    hosted_zone_id: str | None = None
+    """Of root custom_domain: the Route 53 zone that gets the record; null when the record is made elsewhere."""
+    private: bool
+    """Reachable from the VPC endpoints below only, and not from the internet."""
+    vpc_endpoint_ids: tuple[str, ...]
+    waf_requests_per_5_minutes: int | None = Field(None, ge=10)
+    """Requests of one address past which a web ACL blocks it; null has none."""
     throttle_rate: float = Field(gt=0)
     """Requests a second of the whole API, all keys together."""
     throttle_burst: int = Field(ge=1)
+    tiers: dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,29}$")], Tier] = Field(min_length=1)
+    """Usage plans: a key belongs to one. The key that is made with the stack belongs to the first."""
+    max_documents: int = Field(ge=1, le=100_000)
+    """Documents of one request."""
+    documents_per_call: int = Field(ge=1)
+    """Documents of one invocation of the endpoint; a request with more is split."""
+    parallel_calls: int = Field(ge=1, le=16)
+    """Invocations of one request at the same time."""
+    memory_mb: int = Field(ge=256, le=10_240)
+    """Of the rerank function: 1769 is one CPU."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Api:
+        if self.root == "custom_domain" and not (self.domain_name and self.certificate_arn):
+            raise ValueError("root custom_domain needs domain_name and certificate_arn")
+        if self.private and self.root != "none":
+            raise ValueError("a private API needs root none: CloudFront and public domains can't reach it")
+        if self.private and not self.vpc_endpoint_ids:
+            raise ValueError("a private API needs vpc_endpoint_ids")
+        return self
 
 
 class Alerts(_Section):

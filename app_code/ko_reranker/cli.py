@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from ko_reranker import __version__
-from ko_reranker.commands import doctor, jobs, pipeline
+from ko_reranker.commands import data, doctor, jobs, keys, pipeline
 from ko_reranker.commands.console import errors
 from ko_reranker.commands.serve import serve
 from ko_reranker.operations.errors import OperationError
@@ -29,6 +29,8 @@ app.command(rich_help_panel=_STAGE)(pipeline.status)
 app.command(rich_help_panel=_STAGE)(pipeline.rerank)
 app.command(rich_help_panel=_STAGE)(doctor.doctor)
 app.add_typer(pipeline.models, name="models", rich_help_panel=_STAGE)
+app.add_typer(keys.app, name="keys", rich_help_panel=_STAGE)
+app.add_typer(data.app, name="data", help="Training data: validate, plan, stats, convert; on this machine, without an account.")
 app.command(rich_help_panel=_IMAGE)(jobs.train)
 app.command(rich_help_panel=_IMAGE)(jobs.mine)
 app.command(rich_help_panel=_IMAGE)(jobs.evaluate)

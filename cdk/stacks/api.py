@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import aws_cdk as cdk
 from aws_cdk import aws_apigateway as apigateway
+from aws_cdk import aws_ec2 as ec2
+from aws_cdk import aws_iam as iam
 from aws_cdk import aws_logs as logs
 from constructs import Construct
 
+from cdk.constructs.api_errors import add_error_responses
+from cdk.constructs.api_root import ApiRoot
 from cdk.constructs.python_function import PythonFunction
-from cdk.settings import Settings
+from cdk.constructs.rate_rule import RateRule
+from cdk.settings import Api, Settings
+
+_URL_NOTES = {
+    "cloudfront": "The API at the root of a domain",
+    "custom_domain": "The API at the root of your domain",
+    "none": "Clients that replace the path of a base URL (LiteLLM, langchain-cohere and others) do not work with this one",
+}
 
 
 class ApiStack(cdk.Stack):
@@ -23,9 +35,16 @@ class ApiStack(cdk.Stack):
             "Rerank",
             folder="rerank",
             library=("protocol",),
-            timeout=cdk.Duration.seconds(29),
-            memory_mb=1024,
-            environment={"ENDPOINT_NAME": settings.prefix, "METRICS_NAMESPACE": settings.name},
+            # Answers within its own 24 seconds; API Gateway waits for 29.
+            timeout=cdk.Duration.seconds(28),
+            memory_mb=settings.api.memory_mb,
+            environment={
+                "ENDPOINT_NAME": settings.prefix,
+                "METRICS_NAMESPACE": settings.name,
+                "MAX_DOCUMENTS": str(settings.api.max_documents),
+                "DOCUMENTS_PER_CALL": str(settings.api.documents_per_call),
+                "PARALLEL_CALLS": str(settings.api.parallel_calls),
+            },
         )
         rerank.allow(
             "sagemaker:InvokeEndpoint",
@@ -34,9 +53,18 @@ class ApiStack(cdk.Stack):
         authorizer = PythonFunction(self, "Authorizer", folder="authorizer", timeout=cdk.Duration.seconds(5), memory_mb=256)
         api = self._api(settings)
         self._routes(api, rerank, authorizer)
-        self._errors(api)
+        add_error_responses(api)
         key = self._keys(api, settings)
-        cdk.CfnOutput(self, "ApiUrl", value=api.url)
+        if settings.api.waf_requests_per_5_minutes:
+            RateRule(
+                self,
+                "Rate",
+                stage=api.deployment_stage,
+                requests=settings.api.waf_requests_per_5_minutes,
+                behind_proxy=settings.api.root == "cloudfront",
+            )
+        root = ApiRoot(self, "Root", api=api, settings=settings.api)
+        cdk.CfnOutput(self, "ApiUrl", value=root.url, description=_URL_NOTES[settings.api.root])
         cdk.CfnOutput(self, "ApiKeyId", value=key.key_id)
 
     def _api(self, settings: Settings) -> apigateway.RestApi:
@@ -48,7 +76,7 @@ class ApiStack(cdk.Stack):
             "Api",
             rest_api_name=settings.prefix,
             description="Reranks documents; clients of Cohere, TEI and others change only URL and key",
-            endpoint_types=[apigateway.EndpointType.REGIONAL],
+            **self._reach(settings.api),
             api_key_source_type=apigateway.ApiKeySourceType.AUTHORIZER,
             # API Gateway writes no access log before the account has a role for it, in each region. The role serves every
             # API of the account, so it outlives this stack.
@@ -75,9 +103,10 @@ class ApiStack(cdk.Stack):
             results_cache_ttl=cdk.Duration.seconds(0),
             identity_sources=[],
         )
-        integration = apigateway.LambdaIntegration(rerank.function, proxy=True)
-        open_health = api.root.add_resource("health")
-        open_health.add_method("GET", integration, authorization_type=apigateway.AuthorizationType.NONE)
+        integration = apigateway.LambdaIntegration(rerank.function, proxy=True, timeout=cdk.Duration.seconds(29))
+        for open_to_all in ("health", "openapi.json"):
+            resource = api.root.add_resource(open_to_all)
+            resource.add_method("GET", integration, authorization_type=apigateway.AuthorizationType.NONE)
         protected = {
             "authorizer": keys,
             "authorization_type": apigateway.AuthorizationType.CUSTOM,
@@ -86,55 +115,40 @@ class ApiStack(cdk.Stack):
         api.root.add_method("ANY", integration, **protected)
         api.root.add_resource("{proxy+}").add_method("ANY", integration, **protected)
 
-    def _errors(self, api: apigateway.RestApi) -> None:
-        """API Gateway's own errors carry the fields that clients read, as the Lambda's do."""
-        kinds = apigateway.ResponseType
-        for name, kind, status, message, error_type, headers in (
-            ("InvalidKey", kinds.INVALID_API_KEY, "401", "unknown API key", "authentication", {}),
-            ("Unauthorized", kinds.UNAUTHORIZED, "401", "no API key: send Authorization: Bearer KEY", "authentication", {}),
-            ("AccessDenied", kinds.ACCESS_DENIED, "403", "this key is not allowed here", "permission", {}),
-            ("Throttled", kinds.THROTTLED, "429", "too many requests for this key", "rate_limit", {"Retry-After": "'1'"}),
-            (
-                "Quota",
-                kinds.QUOTA_EXCEEDED,
-                "429",
-                "the month's quota of this key is used up",
-                "quota",
-                {"Retry-After": "'3600'"},
+    def _reach(self, settings: Api) -> dict[str, Any]:
+        """From where the API can be called."""
+        if not settings.private:
+            return {"endpoint_types": [apigateway.EndpointType.REGIONAL]}
+        here = iam.PolicyStatement(
+            actions=["execute-api:Invoke"],
+            principals=[iam.AnyPrincipal()],
+            resources=["execute-api:/*"],
+            conditions={"StringEquals": {"aws:SourceVpce": list(settings.vpc_endpoint_ids)}},
+        )
+        endpoints = [
+            ec2.InterfaceVpcEndpoint.from_interface_vpc_endpoint_attributes(self, f"Vpce{n}", vpc_endpoint_id=name, port=443)
+            for n, name in enumerate(settings.vpc_endpoint_ids)
+        ]
+        return {
+            "endpoint_configuration": apigateway.EndpointConfiguration(
+                types=[apigateway.EndpointType.PRIVATE], vpc_endpoints=endpoints
             ),
-            ("TooLarge", kinds.REQUEST_TOO_LARGE, "413", "the body is over the limit of 10 MB", "too_large", {}),
-            ("NoRoute", kinds.MISSING_AUTHENTICATION_TOKEN, "404", "no such path", "not_found", {}),
-            ("Timeout", kinds.INTEGRATION_TIMEOUT, "429", "the model is busy, try again", "busy", {"Retry-After": "'5'"}),
-            ("Client", kinds.DEFAULT_4_XX, None, "the request is not valid", "invalid_request", {}),
-            ("Server", kinds.DEFAULT_5_XX, None, "internal error", "internal", {}),
-        ):
-            body = {
-                "message": message,
-                "detail": message,
-                "error": {"message": message, "type": error_type, "param": None, "code": int(status) if status else 0},
-                "error_type": error_type,
-            }
-            template = json.dumps(body)
-            if status is None:
-                template = template.replace('"code": 0', '"code": "$context.status"')
-            api.add_gateway_response(
-                f"{name}Response",
-                type=kind,
-                status_code=status,
-                response_headers=headers or None,
-                templates={"application/json": template},
-            )
+            "policy": iam.PolicyDocument(statements=[here]),
+        }
 
     def _keys(self, api: apigateway.RestApi, settings: Settings) -> apigateway.IApiKey:
-        plan = api.add_usage_plan(
-            "Standard",
-            name=f"{settings.prefix}-standard",
-            throttle=apigateway.ThrottleSettings(rate_limit=settings.api.rate_per_second, burst_limit=settings.api.burst),
-            quota=apigateway.QuotaSettings(limit=settings.api.requests_per_month, period=apigateway.Period.MONTH),
-        )
-        plan.add_api_stage(stage=api.deployment_stage)
+        """A usage plan for each tier, and a first key on the first; further keys: ``ko-reranker keys create``."""
         key = api.add_api_key("FirstKey", api_key_name=f"{settings.prefix}-first", description="Made with the stack")
-        plan.add_api_key(key)
+        for place, (name, tier) in enumerate(settings.api.tiers.items()):
+            plan = api.add_usage_plan(
+                name.title().replace("-", ""),
+                name=f"{settings.prefix}-{name}",
+                throttle=apigateway.ThrottleSettings(rate_limit=tier.rate_per_second, burst_limit=tier.burst),
+                quota=apigateway.QuotaSettings(limit=tier.requests_per_month, period=apigateway.Period.MONTH),
+            )
+            plan.add_api_stage(stage=api.deployment_stage)
+            if place == 0:
+                plan.add_api_key(key)
         return key
 
 

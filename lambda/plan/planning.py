@@ -60,8 +60,8 @@ class Limits:
         objects: JSON Lines objects; each costs a request.
     """
 
-    gigabytes: float = 2.0
-    records: int = 2_000_000
+    gigabytes: float = 1.5
+    records: int = 1_500_000
     objects: int = 1_000
 
     def __str__(self) -> str:

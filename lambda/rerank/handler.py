@@ -7,7 +7,7 @@ from typing import Any
 
 from model_endpoint import ModelEndpoint
 from reranking import Settings, answer
-from runtime_client import RuntimeClient
+from sagemaker_runtime import RuntimeClient
 
 SETTINGS = Settings.from_environment(os.environ)
 ENDPOINT = ModelEndpoint(

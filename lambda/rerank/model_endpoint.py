@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from runtime_client import ConnectionFailed, EndpointError, RuntimeClient, TooSlow
+from sagemaker_runtime import ConnectionFailed, EndpointError, RuntimeClient, TooSlow
 
 from ko_reranker.protocol import (
     FACTS_REQUEST,

@@ -142,7 +142,7 @@ def translate_shard(
         raise PipelineError(
             f"shard {event['shard']} got no translation in a whole invocation ({counts['throttled']} requests throttled, "
             f"{counts['unavailable']} failed): lower translation.max_concurrency in cdk.json or raise the account's Amazon "
-            "Translate quota, and redrive the execution; what is stored is not paid for again"
+            "Translate quota, and start an execution again; what is stored is not paid for again"
         )
     store.write_json(f"{part}.counts.json", dict(counts))
     total = Counter(event.get("counts") or {}) + counts

@@ -310,6 +310,30 @@ class TestTranslate:
         assert 30 < answers.count("InternalServerException") < 70
         assert phrasebook.requests == answers.count("ok")
 
+    def test_one_seed_gives_one_sequence_of_faults(self, phrasebook: translate.Settings):
+        def faults(seed: str) -> list[float]:
+            settings = translate.Settings.from_environment({"KO_RERANKER_TRANSLATE_SEED": seed})
+            return [settings.draw() for _ in range(5)]
+
+        assert faults("1") == faults("1") != faults("2")
+
+    def test_the_quota_throttles_until_time_has_passed(self, phrasebook: translate.Settings):
+        clock = [100.0]
+        phrasebook.characters_per_second, phrasebook.now = 1.0, lambda: clock[0]
+        answers = [self.ask("Close")[1].get("__type", "ok") for _ in range(3)]
+        assert answers == ["ok", "ok", "TooManyRequestsException"]
+        clock[0] += 5
+        assert self.ask("Close")[0] == 200
+        assert self.ask("Close")[0] == 400
+
+    def test_formality_is_checked_and_echoed(self):
+        status, answer = self.ask("Close", Settings={"Formality": "POLITE"})
+        assert (status, answer["__type"]) == (400, "ValidationException")
+        assert self.ask("Close", Settings={"Formality": "FORMAL"})[1]["AppliedSettings"] == {"Formality": "FORMAL"}
+
+    def test_a_terminology_that_cannot_be_applied_is_refused(self):
+        assert self.ask("Close", TerminologyNames=["products"])[1]["__type"] == "ResourceNotFoundException"
+
     @pytest.mark.parametrize("text", ["2", "-0.1", "often"])
     def test_a_bad_rate_names_its_variable(self, text: str):
         with pytest.raises(ValueError, match="KO_RERANKER_TRANSLATE_ERROR_RATE must be a number from 0 to 1"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
@@ -83,28 +83,42 @@ def rerank(
     documents: Annotated[
         Path | None,
         typer.Argument(
-            exists=True, dir_okay=False, help='One document a line: text, or JSON with "text". Default: standard input.'
+            exists=True,
+            dir_okay=False,
+            help="One document a line: text, or a JSON object with text or any fields. Default: standard input.",
         ),
     ] = None,
     stage: StageOption = "local",
     top_n: Annotated[int | None, typer.Option(min=1, help="Print only the best.")] = None,
+    order: Annotated[
+        str, typer.Option(help="relevance, or lost_in_the_middle: the best first and last, for long prompts.")
+    ] = "relevance",
+    as_json: Annotated[bool, typer.Option("--json", help="A JSON object a line: index, score, document.")] = False,
 ) -> None:
     """Rerank documents through a stage's HTTPS API."""
-    lines = (documents.read_text() if documents else sys.stdin.read()).splitlines()
-    texts = [_text(line) for line in lines if line.strip()]
-    if not texts:
+    text = documents.read_text(encoding="utf-8") if documents else sys.stdin.read()
+    lines = [line for line in text.splitlines() if line.strip()]
+    found = [_document(line) for line in lines]
+    if not found:
         raise OperationError("there are no documents: give a file with one a line, or pipe them in")
     target = Stage.connect(stage, Project.find())
-    for item in asking.rerank(target.api_url, target.api_key, query, texts, top_n):
-        console.print(f"{item['relevance_score']:.4f}  {escape(texts[item['index']])}")
+    for item in asking.ask(target.api_url, target.api_key, query, found, top_n=top_n, order=order):
+        if as_json:
+            line = {"index": item.index, "score": item.score, "document": item.document}
+            console.print(json.dumps(line, ensure_ascii=False), markup=False)
+        else:
+            shown = item.document if isinstance(item.document, str) else item.document.get("text") or lines[item.index]
+            console.print(f"{item.score:.4f}  {escape(str(shown))}")
 
 
-def _text(line: str) -> str:
+def _document(line: str) -> str | dict[str, Any]:
     if line.lstrip().startswith("{"):
         try:
-            return str(json.loads(line)["text"])
-        except (ValueError, KeyError):
-            pass
+            value = json.loads(line)
+        except ValueError:
+            return line
+        if isinstance(value, dict):
+            return value
     return line
 
 

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from ko_reranker.data.errors import PipelineError
@@ -64,8 +65,15 @@ class Store:
         return found
 
     def records(self, key: str) -> Iterator[tuple[int, TrainingRecord | RecordError]]:
-        """Stream the records of an object; see `ko_reranker.data.jsonl.read_records`."""
-        yield from read_records(self._body(key), key)
+        """Yield the records of an object; see `ko_reranker.data.jsonl.read_records`.
+
+        The object goes to disk first: a stream that lasts minutes breaks now and then, a download is tried again.
+        """
+        with TemporaryDirectory() as folder:
+            path = Path(folder) / "records"
+            self.download(key, path)
+            with path.open("rb") as stream:
+                yield from read_records(stream, key)
 
     def rows(self, key: str) -> Iterator[Any]:
         """Stream the objects of a JSON Lines object that the pipeline itself wrote."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from typing import Any
 
 import numpy as np
 
@@ -23,9 +25,8 @@ class MorphemeBm25:
 
     def __init__(self, corpus: Sequence[str], *, workers: int = 1) -> None:
         import bm25s
-        from kiwipiepy import Kiwi
 
-        self._kiwi = Kiwi(num_workers=workers)
+        self._kiwi = _kiwi(workers)
         self._workers = workers
         self._places = {passage: index for index, passage in enumerate(corpus)}
         tokens = self._morphemes(list(self._places))
@@ -57,6 +58,14 @@ class MorphemeBm25:
             [f"{token.form.lower()}/{token.tag[:2]}" for token in tokens if token.tag.startswith(_CONTENT)]
             for tokens in self._kiwi.tokenize(texts)
         ]
+
+
+@cache
+def _kiwi(workers: int) -> Any:
+    """The analyser: its models take seconds to load, and serve every corpus."""
+    from kiwipiepy import Kiwi
+
+    return Kiwi(num_workers=workers)
 
 
 def _best(scores: np.ndarray, count: int) -> np.ndarray:

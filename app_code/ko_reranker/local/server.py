@@ -136,6 +136,7 @@ def prepare_environment(settings: LocalSettings) -> None:
         # MiniStack removes containers of its own label at start and stop; keep it away from the user's Docker altogether.
         DOCKER_HOST=f"unix://{home}/no-docker.sock",
         TMPDIR=str(scratch),
+        SFN_WAIT_SCALE=str(settings.wait_scale),
         LOG_LEVEL=settings.log_level,
         AWS_ENDPOINT_URL=settings.endpoint_url,
         AWS_ACCESS_KEY_ID=ROOT_ACCESS_KEY,

@@ -55,6 +55,7 @@ class LocalSettings:
         api_name_prefix: the gateway forwards to the first REST API whose name starts so.
         images: image repository (no tag) to the commands it stands for.
         snapshot_seconds: how often state is written at most, so that a crash loses little; 0 = at exit only.
+        wait_scale: what a second of a state machine's waits and retries lasts; tests shorten them.
         log_level: of the server's log.
     """
 
@@ -66,6 +67,7 @@ class LocalSettings:
     api_name_prefix: str = "ko-reranker"
     images: Mapping[str, Image] = field(default_factory=default_images)
     snapshot_seconds: float = 30.0
+    wait_scale: float = 1.0
     log_level: str = "INFO"
 
     def __post_init__(self) -> None:

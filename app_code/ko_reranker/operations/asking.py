@@ -4,37 +4,40 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Sequence
-from typing import Any
-from urllib.error import HTTPError, URLError
-from urllib.request import Request, urlopen
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from ko_reranker.operations.errors import OperationError
 
-_TIMEOUT_SECONDS = 30
+if TYPE_CHECKING:
+    from ko_reranker.client import Ranking
 
 
-def rerank(base_url: str, api_key: str, query: str, documents: Sequence[str], top_n: int | None = None) -> list[dict[str, Any]]:
-    """Return ``results`` of POST /v2/rerank, the most relevant first: ``index`` and ``relevance_score`` (0 to 1).
+def ask(base_url: str, api_key: str, query: str, documents: Sequence[str | Mapping[str, Any]], **options: Any) -> Ranking:
+    """Return the ranking of documents by a stage's API; options are those of ``RerankClient.rerank``.
 
     Raises:
         OperationError: with the API's own message.
     """
-    body: dict[str, Any] = {"query": query, "documents": list(documents)}
-    if top_n is not None:
-        body["top_n"] = top_n
-    request = Request(  # noqa: S310 - the URL is the stage's own
-        f"{base_url}/v2/rerank",
-        data=json.dumps(body, ensure_ascii=False).encode(),
-        headers={"Authorization": f"Bearer {api_key}", "Content-Type": "application/json"},
-    )
     try:
-        with urlopen(request, timeout=_TIMEOUT_SECONDS) as answer:  # noqa: S310
-            return json.loads(answer.read())["results"]
-    except HTTPError as error:
-        raise OperationError(f"the API answered {error.code}: {_message(error.read())}") from None
-    except URLError as error:
-        raise OperationError(f"the API at {base_url} can't be reached: {error.reason}") from None
+        from ko_reranker.client import RerankClient, RerankError
+    except ModuleNotFoundError:
+        raise OperationError("this command needs httpx: pip install 'ko-reranker[client]'") from None
+    try:
+        with RerankClient(base_url, api_key) as client:
+            return client.rerank(query, documents, **options)
+    except RerankError as error:
+        raise OperationError(f"the API did not answer: {error}") from None
+
+
+def rerank(base_url: str, api_key: str, query: str, documents: Sequence[str], top_n: int | None = None) -> list[dict[str, Any]]:
+    """Return results, the most relevant first: ``index`` and ``relevance_score`` (0 to 1).
+
+    Raises:
+        OperationError: with the API's own message.
+    """
+    ranking = ask(base_url, api_key, query, documents, top_n=top_n)
+    return [{"index": item.index, "relevance_score": item.score} for item in ranking]
 
 
 def curl(base_url: str, api_key: str, query: str, documents: Sequence[str]) -> str:
@@ -45,10 +48,3 @@ def curl(base_url: str, api_key: str, query: str, documents: Sequence[str]) -> s
         f"  -H {shlex.quote(f'Authorization: Bearer {api_key}')} -H 'Content-Type: application/json' \\\n"
         f"  -d {shlex.quote(body)}"
     )
-
-
-def _message(body: bytes) -> str:
-    try:
-        return json.loads(body)["message"]
-    except (ValueError, KeyError, TypeError):
-        return body[:200].decode(errors="replace")

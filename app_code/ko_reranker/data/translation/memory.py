@@ -153,7 +153,7 @@ class TranslationMemory:
         if left:
             raise PipelineError(
                 f"the translation memory (table {self.table}) was too busy to take {len(left)} items after {_TRIES} tries: "
-                "redrive the execution; what is stored is not paid for again"
+                "start an execution again; what is stored is not paid for again"
             )
         return refused
 

@@ -7,8 +7,11 @@ texts packed into one request line by line are found one by one.
 
 Settings, read from the environment of the server:
 
+- ``KO_RERANKER_TRANSLATE_CHARACTERS_PER_SECOND``: the account's quota (default 0, none): what exceeds ten seconds' worth is
+  refused with TooManyRequestsException, as the service does, until time has passed;
 - ``KO_RERANKER_TRANSLATE_THROTTLE_RATE``: share of requests refused with TooManyRequestsException (0 to 1, default 0);
 - ``KO_RERANKER_TRANSLATE_ERROR_RATE``: share of requests refused with InternalServerException (0 to 1, default 0);
+- ``KO_RERANKER_TRANSLATE_SEED``: of the draw that decides which requests are refused (default 0);
 - ``KO_RERANKER_TRANSLATE_PHRASEBOOK``: another phrasebook (JSON Lines of ``{"en", "ko"}``, plain or gzip).
 """
 
@@ -20,7 +23,8 @@ import json
 import os
 import random
 import threading
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
@@ -36,6 +40,8 @@ PATCHED = (("ministack.services.translate", "_DISPATCH"),)
 TEXT_LIMIT = 10_000  # bytes of a request's text
 _SOURCE, _TARGET = "en", "ko"
 _LONGEST_PACK = 200  # lines of one phrase to try
+_QUOTA_SECONDS = 10  # the service counts characters in windows of this length
+_FORMALITY = ("FORMAL", "INFORMAL")
 
 
 @dataclass
@@ -44,9 +50,13 @@ class Settings:
 
     throttle_rate: float = 0.0
     error_rate: float = 0.0
+    characters_per_second: float = 0.0
     phrasebook: str = ""
     requests: int = 0
     characters: int = 0
+    now: Callable[[], float] = time.monotonic
+    spent: float = 0.0  # characters of the quota in use
+    spent_at: float = 0.0
     random: random.Random = field(default_factory=lambda: random.Random(0))  # noqa: S311 (repeatable faults)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -56,6 +66,8 @@ class Settings:
         return cls(
             throttle_rate=_rate(environment, "KO_RERANKER_TRANSLATE_THROTTLE_RATE"),
             error_rate=_rate(environment, "KO_RERANKER_TRANSLATE_ERROR_RATE"),
+            characters_per_second=_number(environment, "KO_RERANKER_TRANSLATE_CHARACTERS_PER_SECOND"),
+            random=random.Random(environment.get("KO_RERANKER_TRANSLATE_SEED") or "0"),  # noqa: S311 (repeatable faults)
             phrasebook=environment.get("KO_RERANKER_TRANSLATE_PHRASEBOOK", ""),
         )
 
@@ -64,16 +76,37 @@ class Settings:
         with self.lock:
             return self.random.random()
 
+    def admits(self, characters: int) -> bool:
+        """Tell whether the quota has room for a request, and take the room; it comes back as time passes."""
+        if not self.characters_per_second:
+            return True
+        with self.lock:
+            now = self.now()
+            self.spent = max(0.0, self.spent - (now - self.spent_at) * self.characters_per_second)
+            self.spent_at = now
+            # An empty window takes one request of any size: else a small quota would refuse a large text for ever.
+            if self.spent and self.spent + characters > _QUOTA_SECONDS * self.characters_per_second:
+                return False
+            self.spent += characters
+            return True
+
 
 def _rate(environment: Mapping[str, str], name: str) -> float:
+    rate = _number(environment, name, "a number from 0 to 1")
+    if rate > 1:
+        raise ValueError(f"{name} must be a number from 0 to 1, not {environment[name]!r}")
+    return rate
+
+
+def _number(environment: Mapping[str, str], name: str, kind: str = "a number of at least 0") -> float:
     text = environment.get(name) or "0"
     try:
-        rate = float(text)
+        number = float(text)
     except ValueError:
-        rate = -1.0
-    if not 0 <= rate <= 1:
-        raise ValueError(f"{name} must be a number from 0 to 1, not {text!r}")
-    return rate
+        number = -1.0
+    if not 0 <= number < float("inf"):
+        raise ValueError(f"{name} must be {kind}, not {text!r}")
+    return number
 
 
 settings = Settings()
@@ -130,9 +163,9 @@ def _with_margins(text: str, translation: str) -> str:
     return f"{lead}{translation}{trail}"
 
 
-def _fault() -> Any | None:
+def _fault(text: str) -> Any | None:
     drawn = settings.draw()
-    if drawn < settings.throttle_rate:
+    if drawn < settings.throttle_rate or not settings.admits(len(text)):
         return error_response_json(
             "TooManyRequestsException",
             "You have made too many requests within a short period of time. Wait for a short time and then try again.",
@@ -165,14 +198,22 @@ def _refusal(data: dict) -> Any | None:
             400,
         )
     formality = (data.get("Settings") or {}).get("Formality")
-    if formality not in (None, "FORMAL", "INFORMAL"):
-        return error_response_json("ValidationException", f"Formality {formality!r} is not FORMAL or INFORMAL", 400)
+    if formality not in (None, *_FORMALITY):
+        return error_response_json(
+            "ValidationException",
+            f"1 validation error detected: Value '{formality}' at 'settings.formality' failed to satisfy constraint: Member "
+            f"must satisfy enum value set: [{', '.join(_FORMALITY)}]",
+            400,
+        )
+    if names := data.get("TerminologyNames"):
+        # The stand-in has no terminologies to apply: naming one must not pass as if it had been applied.
+        return error_response_json("ResourceNotFoundException", f"Could not find the resource: {names[0]}", 400)
     return None
 
 
 def translate_text(data: dict) -> Any:
     """TranslateText."""
-    problem = _refusal(data) or _fault()
+    problem = _refusal(data) or _fault(data["Text"])
     if problem is not None:
         return problem
     try:
@@ -190,7 +231,16 @@ def translate_text(data: dict) -> Any:
     with settings.lock:
         settings.requests += 1
         settings.characters += len(data["Text"])
-    return json_response({"TranslatedText": translation, "SourceLanguageCode": _SOURCE, "TargetLanguageCode": _TARGET})
+    formality = (data.get("Settings") or {}).get("Formality")
+    return json_response(
+        {
+            "TranslatedText": translation,
+            "SourceLanguageCode": _SOURCE,
+            "TargetLanguageCode": _TARGET,
+            # Korean is among the languages with formality; the phrasebook's register is what it is.
+            **({"AppliedSettings": {"Formality": formality}} if formality else {}),
+        }
+    )
 
 
 def install(patch: Patcher) -> None:

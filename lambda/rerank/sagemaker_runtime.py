@@ -1,5 +1,6 @@
 """InvokeEndpoint over kept connections: the one call that this function makes."""
 
+# Not runtime_client.py: Lambda's own runtime has a module of that name.
 from __future__ import annotations
 
 import http.client

@@ -1,0 +1,218 @@
+"""The sync and the async client: one request each, retried as the service asks."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, Self
+
+import httpx
+
+from .errors import ConnectionFailedError, RerankError, TimedOutError
+from .messages import Document, Ranking, read_answer, read_error, write_request
+from .retries import Retries
+from .signing import endpoint_target
+
+_JSON = {"Content-Type": "application/json", "Accept": "application/json"}
+
+Order = Literal["relevance", "lost_in_the_middle"]
+
+
+class _Target:
+    """Where requests go, and how often."""
+
+    def __init__(self, base_url: str, api_key: str | None, timeout: float, retries: Retries | None) -> None:
+        self._url = base_url.rstrip("/") + "/v2/rerank"
+        self._timeout = httpx.Timeout(timeout, connect=min(5.0, timeout))
+        self._retries = retries or Retries()
+        self._headers = {**_JSON, **({"Authorization": f"Bearer {api_key}"} if api_key else {})}
+        self._auth: httpx.Auth | None = None
+
+    @classmethod
+    def for_endpoint(
+        cls,
+        name: str,
+        *,
+        region: str | None = None,
+        session: Any = None,
+        runtime_url: str | None = None,
+        timeout: float = 60.0,
+        retries: Retries | None = None,
+        **options: Any,
+    ) -> Self:
+        """Return a client that asks a SageMaker endpoint itself, signed with AWS credentials, without the API in front.
+
+        Args:
+            name: the endpoint's name.
+            region: where it is; None takes the session's.
+            session: a boto3 session; None makes one.
+            runtime_url: of SageMaker's runtime API; None is AWS's own.
+        """
+        url, auth = endpoint_target(name, region, session, runtime_url)
+        client = cls("", None, timeout=timeout, retries=retries, **options)
+        client._url, client._auth = url, auth
+        return client
+
+    def _next_wait(self, attempt: int, failure: httpx.TransportError | httpx.Response) -> float:
+        """Return the seconds until the next attempt.
+
+        Raises:
+            RerankError: when there is to be none.
+        """
+        if isinstance(failure, httpx.Response):
+            error: RerankError = read_error(failure.status_code, failure.content, failure.headers.get("x-request-id"))
+            status, headers = getattr(error, "status", failure.status_code), failure.headers
+        elif isinstance(failure, httpx.TimeoutException) and not isinstance(failure, httpx.ConnectTimeout):
+            # The model may still be at work on it: another request would only add to that.
+            raise TimedOutError(f"no answer within {self._timeout.read:g} s") from failure
+        else:
+            error = ConnectionFailedError(f"{self._url} can't be reached: {failure or type(failure).__name__}")
+            status, headers = None, {}
+        wait = self._retries.wait(attempt, status, headers)
+        if wait is None:
+            raise error
+        return wait
+
+
+def _options(given: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in given.items() if value is not None and value is not False}
+
+
+class RerankClient(_Target):
+    """Asks a rerank API. One client, its connections kept, serves any number of requests and threads.
+
+    Args:
+        base_url: such as ``https://HOST``.
+        api_key: of the API; None sends none.
+        timeout: seconds that one answer may take.
+        retries: how often and how long to come again.
+        transport: for tests, or a proxy; None is httpx's own.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        api_key: str | None = None,
+        *,
+        timeout: float = 30.0,
+        retries: Retries | None = None,
+        transport: httpx.BaseTransport | None = None,
+        verify: Any = True,
+    ) -> None:
+        super().__init__(base_url, api_key, timeout, retries)
+        self._http = httpx.Client(timeout=self._timeout, transport=transport, verify=verify)
+
+    def rerank(
+        self,
+        query: str,
+        documents: Sequence[Document],
+        *,
+        top_n: int | None = None,
+        order: Order | None = None,
+        rank_fields: Sequence[str] | None = None,
+        max_tokens_per_doc: int | None = None,
+        max_chunks_per_doc: int | None = None,
+        raw_scores: bool = False,
+        model: str | None = None,
+    ) -> Ranking:
+        """Return the documents, the most relevant first.
+
+        Args:
+            query: the question.
+            documents: strings, or objects with a ``text`` or any fields.
+            top_n: how many to return; None for all.
+            order: ``lost_in_the_middle`` puts the best first and last, for long prompts.
+            rank_fields: of objects, the fields to score.
+            max_tokens_per_doc, max_chunks_per_doc: how much of a long document is read.
+            raw_scores: logits instead of scores from 0 to 1.
+            model: a name to be echoed.
+
+        Raises:
+            RerankError: when there is no answer, after the retries.
+        """
+        given = locals()
+        options = _options({name: given[name] for name in _OPTIONS})
+        content = write_request(query, documents, options)
+        attempt = 0
+        while True:
+            attempt += 1
+            try:
+                answer = self._http.post(self._url, content=content, headers=self._headers, auth=self._auth)
+            except httpx.TransportError as error:
+                time.sleep(self._next_wait(attempt, error))
+                continue
+            if answer.status_code == 200:
+                return read_answer(answer.content, documents)
+            time.sleep(self._next_wait(attempt, answer))
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class AsyncRerankClient(_Target):
+    """:class:`RerankClient` for asyncio: the same arguments, methods to be awaited."""
+
+    def __init__(
+        self,
+        base_url: str,
+        api_key: str | None = None,
+        *,
+        timeout: float = 30.0,
+        retries: Retries | None = None,
+        transport: httpx.AsyncBaseTransport | None = None,
+        verify: Any = True,
+    ) -> None:
+        super().__init__(base_url, api_key, timeout, retries)
+        self._http = httpx.AsyncClient(timeout=self._timeout, transport=transport, verify=verify)
+
+    async def rerank(
+        self,
+        query: str,
+        documents: Sequence[Document],
+        *,
+        top_n: int | None = None,
+        order: Order | None = None,
+        rank_fields: Sequence[str] | None = None,
+        max_tokens_per_doc: int | None = None,
+        max_chunks_per_doc: int | None = None,
+        raw_scores: bool = False,
+        model: str | None = None,
+    ) -> Ranking:
+        """Return the documents, the most relevant first; see :meth:`RerankClient.rerank`."""
+        given = locals()
+        options = _options({name: given[name] for name in _OPTIONS})
+        content = write_request(query, documents, options)
+        attempt = 0
+        while True:
+            attempt += 1
+            try:
+                answer = await self._http.post(self._url, content=content, headers=self._headers, auth=self._auth)
+            except httpx.TransportError as error:
+                await asyncio.sleep(self._next_wait(attempt, error))
+                continue
+            if answer.status_code == 200:
+                return read_answer(answer.content, documents)
+            await asyncio.sleep(self._next_wait(attempt, answer))
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        await self._http.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+
+_OPTIONS = (
+    "top_n", "order", "rank_fields", "max_tokens_per_doc", "max_chunks_per_doc", "raw_scores", "model",
+)  # fmt: skip

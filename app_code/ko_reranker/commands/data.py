@@ -1,0 +1,235 @@
+"""`ko-reranker data`: look at training data, and make it, with the pipeline's own logic and without an account."""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, BinaryIO
+
+import typer
+from rich.markup import escape
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+from rich.table import Table
+
+from ko_reranker.commands.console import console, errors
+from ko_reranker.data.conversion import Conversion, ConversionError, Format, convert
+from ko_reranker.data.jsonl import SUFFIXES, DamagedFile, read_records, write_jsonl
+from ko_reranker.data.records import RecordError, TrainingRecord
+from ko_reranker.data.splits import Groups, fingerprint, normalised
+from ko_reranker.data.survey import Survey, TextShards, finish_shard
+from ko_reranker.data.translation.language import is_in_language
+from ko_reranker.data.translation.texts import TranslationSettings
+from ko_reranker.operations.errors import OperationError
+
+app = typer.Typer(no_args_is_help=True)
+
+Files = Annotated[
+    list[Path],
+    typer.Argument(exists=True, dir_okay=False, help="Training records, .jsonl or .jsonl.gz; several are one dataset."),
+]
+_SHOWN = 20
+
+
+@app.command()
+def validate(files: Files) -> None:
+    """List every line that breaks the record contract, with its field and reason; exit code 1 if there is one."""
+    survey, lines = Survey(), 0
+    for path, number, record in _records(files):
+        if isinstance(record, RecordError):
+            lines += 1
+            print(f"{path}:{number}: {record}")
+        else:
+            survey.counts["records"] += 1
+    console.print(f"{survey.counts['records']:,} good records, {lines:,} that break the contract")
+    raise typer.Exit(1 if lines else 0)
+
+
+@app.command()
+def plan(
+    files: Files,
+    source_language: Annotated[str, typer.Option(help="The texts' language, as Amazon Translate's code.")] = "en",
+    target_language: Annotated[str, typer.Option(help="The language to translate to, as Amazon Translate's code.")] = "ko",
+    usd_per_million: Annotated[
+        float, typer.Option(min=0, help="Amazon Translate's price for a million characters in your region, in US dollars.")
+    ] = 15.0,
+    characters_per_second: Annotated[
+        float, typer.Option(min=1, help="Your account's Amazon Translate quota, which decides how long it takes.")
+    ] = 5_000.0,
+) -> None:
+    """Say what a translation would take: distinct texts, characters, requests, dollars and hours; nothing is asked of AWS."""
+    settings = TranslationSettings(source_language, target_language)
+    survey, totals = Survey(), Counter[str]()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        with TextShards(folder, settings, _shards(files), survey) as texts:
+            for path in files:
+                lines = ((number, record) for _, number, record in _records([path]))
+                for _, record in survey.records(path.name, lines):
+                    texts.add(record)
+        for path in texts.paths:
+            totals += finish_shard(path, path.with_suffix(".jsonl"), settings, lambda keys: set())
+            path.with_suffix(".jsonl").unlink()
+    counts, characters = survey.counts, totals["characters_to_translate"]
+    saved = counts["characters"] - characters
+    _table(
+        {
+            "records": counts["records"],
+            "lines that break the contract": counts["rejected_records"],
+            "texts": counts["texts"],
+            "distinct texts to translate": totals["distinct_texts"],
+            f"texts in {target_language} already": counts["texts_in_target_language"],
+            "texts without letters": counts["texts_without_letters"],
+            "characters to translate": characters,
+            "characters saved": max(0, saved),
+            "requests": totals["requests"],
+            "US dollars": f"{characters / 1e6 * usd_per_million:,.2f}",
+            "US dollars saved": f"{max(0, saved) / 1e6 * usd_per_million:,.2f}",
+            "hours at the quota": f"{characters / characters_per_second / 3600:.2f}",
+        }
+    )
+
+
+@app.command()
+def stats(
+    files: Files,
+    dev_fraction: Annotated[float, typer.Option(min=0, max=1, help="The share of queries to hold out, as in cdk.json.")] = 0.02,
+) -> None:
+    """Describe a dataset: sizes, lengths, repetitions, how much is Korean, and how it would be split."""
+    counts: Counter[str] = Counter()
+    groups, handles, seen = Groups(dev_fraction), [], set()
+    queries: set[int] = set()
+    passages: set[int] = set()
+    lengths: dict[str, list[int]] = {"query": [], "passage": [], "negatives": []}
+    for _, _, record in _records(files):
+        if isinstance(record, RecordError):
+            counts["rejected"] += 1
+            continue
+        counts["records"] += 1
+        key = fingerprint(record.query, "pos", *record.positives, "neg", *record.negatives)
+        counts["duplicates"] += key in seen
+        seen.add(key)
+        queries.add(fingerprint(record.query))
+        passages.update(map(fingerprint, (*record.positives, *record.negatives)))
+        lengths["query"].append(len(record.query))
+        lengths["passage"] += map(len, (*record.positives, *record.negatives))
+        lengths["negatives"].append(len(record.negatives))
+        counts["korean"] += sum(is_in_language(text, "ko") for text in record.texts())
+        counts["texts"] += sum(1 for _ in record.texts())
+        right = set(map(normalised, record.positives))
+        counts["wrong"] += sum(normalised(text) in right for text in record.negatives)
+        handles.append(groups.add(record.query, record.query, record.positives))
+    if not counts["records"]:
+        raise OperationError(f"no good record in {', '.join(map(str, files))}: `ko-reranker data validate` says why")
+    splits = Counter(groups.split(handle) for handle in handles)
+    _table(
+        {
+            "records": counts["records"],
+            "lines that break the contract": counts["rejected"],
+            "records that repeat another": counts["duplicates"],
+            "distinct queries": len(queries),
+            "distinct passages": len(passages),
+            "characters of a query": _spread(lengths["query"]),
+            "characters of a passage": _spread(lengths["passage"]),
+            "negatives of a record": _spread(lengths["negatives"]),
+            "records without negatives": lengths["negatives"].count(0),
+            "negatives equal to a positive": counts["wrong"],
+            "texts in Korean": f"{counts['korean'] / counts['texts']:.1%}",
+            f"train / dev at {dev_fraction:g}": f"{splits['train']:,} / {splits['dev']:,}",
+            "largest group of tied records": max(groups.sizes()),
+        }
+    )
+
+
+@app.command(name="convert")
+def convert_command(
+    source: Annotated[Path, typer.Argument(exists=True, help="A CSV, TSV or JSONL file (.gz too), or a BEIR folder.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Where to write the records: .jsonl or .jsonl.gz.")],
+    kind: Annotated[
+        Format, typer.Option("--format", help="Name it where the input's columns leave it open which format they are.")
+    ] = "auto",
+    threshold: Annotated[
+        float, typer.Option(help="Labels above it are positive; raise it for graded labels such as 0 to 3.")
+    ] = 0.0,
+) -> None:
+    """Turn (query, document, label) rows, MS MARCO triplets or a BEIR folder into training records."""
+    if not output.name.endswith(SUFFIXES):
+        raise OperationError(f"{output} must end in .jsonl or .jsonl.gz")
+    result = Conversion()
+    partial = output.with_name(f".{output.name}")  # keeps the suffix, which decides on gzip
+    try:
+        with _progress() as progress:
+            records = convert(source, result, kind=kind, threshold=threshold, opener=progress.open)
+            count = write_jsonl(partial, (record.to_json() for record in records))
+        if count:
+            partial.replace(output)
+    except (ConversionError, DamagedFile, UnicodeDecodeError) as error:
+        raise OperationError(f"{source}: {error}") from None
+    finally:
+        partial.unlink(missing_ok=True)
+    for name, line, reason in result.problems[:_SHOWN]:
+        errors.print(f"{name}{f':{line}' if line else ''}: {reason}", markup=False)
+    if len(result.problems) > _SHOWN:
+        errors.print(f"… and {len(result.problems) - _SHOWN:,} more")
+    if not count:
+        raise OperationError(f"{source} gave no record: {result.rows:,} rows, {len(result.problems):,} of them left out")
+    console.print(
+        f"{count:,} records from {result.rows:,} rows ({result.kind}), {len(result.problems):,} left out: {escape(str(output))}"
+    )
+
+
+# ---------------------------------------------------------------- reading, with progress
+
+
+class _Reading:
+    """Files opened through it move a bar as they are read."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+
+    def open(self, path: Path) -> BinaryIO:
+        task = self._progress.add_task(path.name, total=path.stat().st_size)
+        return self._progress.open(path, "rb", task_id=task, description=path.name)
+
+
+@contextmanager
+def _progress() -> Iterator[_Reading]:
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=errors, transient=True, disable=not sys.stderr.isatty()) as progress:
+        yield _Reading(progress)
+
+
+def _records(files: list[Path]) -> Iterator[tuple[Path, int, TrainingRecord | RecordError]]:
+    with _progress() as progress:
+        for path in files:
+            if not path.name.endswith(SUFFIXES):
+                raise OperationError(f"{path} must end in .jsonl or .jsonl.gz: `ko-reranker data convert` makes such files")
+            try:
+                with progress.open(path) as stream:
+                    for number, record in read_records(stream, path.name):
+                        yield path, number, record
+            except DamagedFile as error:
+                raise OperationError(str(error)) from None
+
+
+def _shards(files: list[Path]) -> int:
+    """As many temporary files as keep the distinct texts of one of them small."""
+    return min(200, 1 + sum(path.stat().st_size for path in files) // (8 << 20))
+
+
+def _spread(values: list[int]) -> str:
+    if len(values) < 2:
+        return str(values[0]) if values else "none"
+    parts = statistics.quantiles(values, n=20, method="inclusive")
+    return f"median {parts[9]:g}, 5 % to 95 % {parts[0]:g} to {parts[18]:g}, longest {max(values)}"
+
+
+def _table(rows: dict[str, int | str]) -> None:
+    table = Table(show_header=False, box=None)
+    for name, value in rows.items():
+        table.add_row(name, f"{value:,}" if isinstance(value, int) else value)
+    console.print(table)

@@ -1,0 +1,89 @@
+"""A URL whose path begins with the API's own routes, without the stage that API Gateway puts in front.
+
+Several clients replace the path of the base URL that they are given.
+"""
+
+from __future__ import annotations
+
+import aws_cdk as cdk
+from aws_cdk import aws_apigateway as apigateway
+from aws_cdk import aws_certificatemanager as acm
+from aws_cdk import aws_cloudfront as cloudfront
+from aws_cdk import aws_cloudfront_origins as origins
+from aws_cdk import aws_route53 as route53
+from aws_cdk import aws_route53_targets as targets
+from constructs import Construct
+
+from cdk.settings import Api
+
+
+class ApiRoot(Construct):
+    """The public face of a REST API.
+
+    Attributes:
+        url: without a slash at its end.
+    """
+
+    url: str
+
+    def __init__(self, scope: Construct, construct_id: str, *, api: apigateway.RestApi, settings: Api) -> None:
+        super().__init__(scope, construct_id)
+        if settings.root == "cloudfront":
+            self.url = self._distribution(api)
+        elif settings.root == "custom_domain":
+            self.url = self._domain(api, settings)
+        else:
+            self.url = cdk.Fn.join("", ["https://", _host(api), "/", api.deployment_stage.stage_name])
+
+    def _distribution(self, api: apigateway.RestApi) -> str:
+        origin = origins.HttpOrigin(
+            _host(api),
+            origin_path=f"/{api.deployment_stage.stage_name}",
+            protocol_policy=cloudfront.OriginProtocolPolicy.HTTPS_ONLY,
+            origin_ssl_protocols=[cloudfront.OriginSslPolicy.TLS_V1_2],
+            read_timeout=cdk.Duration.seconds(30),  # API Gateway itself ends at 29
+            keepalive_timeout=cdk.Duration.seconds(60),
+        )
+        distribution = cloudfront.Distribution(
+            self,
+            "Distribution",
+            comment="ko-reranker: the rerank API at the root of a domain",
+            default_behavior=cloudfront.BehaviorOptions(
+                origin=origin,
+                allowed_methods=cloudfront.AllowedMethods.ALLOW_ALL,
+                cache_policy=cloudfront.CachePolicy.CACHING_DISABLED,
+                # With every header, Authorization among them; API Gateway must see its own host.
+                origin_request_policy=cloudfront.OriginRequestPolicy.ALL_VIEWER_EXCEPT_HOST_HEADER,
+                viewer_protocol_policy=cloudfront.ViewerProtocolPolicy.HTTPS_ONLY,
+                compress=False,
+            ),
+            minimum_protocol_version=cloudfront.SecurityPolicyProtocol.TLS_V1_2_2021,
+            http_version=cloudfront.HttpVersion.HTTP2_AND_3,
+        )
+        return f"https://{distribution.distribution_domain_name}"
+
+    def _domain(self, api: apigateway.RestApi, settings: Api) -> str:
+        name = settings.domain_name or ""
+        domain = apigateway.DomainName(
+            self,
+            "Domain",
+            domain_name=name,
+            certificate=acm.Certificate.from_certificate_arn(self, "Certificate", settings.certificate_arn or ""),
+            endpoint_type=apigateway.EndpointType.REGIONAL,
+            security_policy=apigateway.SecurityPolicy.TLS_1_2,
+            mapping=api,
+        )
+        if settings.hosted_zone_id:
+            zone = route53.HostedZone.from_hosted_zone_attributes(
+                self, "Zone", hosted_zone_id=settings.hosted_zone_id, zone_name=name.partition(".")[2]
+            )
+            alias = route53.RecordTarget.from_alias(targets.ApiGatewayDomain(domain))
+            route53.ARecord(self, "Record", zone=zone, record_name=f"{name}.", target=alias)
+        else:
+            cdk.CfnOutput(self, "Target", value=domain.domain_name_alias_domain_name, description=f"Point {name} here")
+        return f"https://{name}"
+
+
+def _host(api: apigateway.RestApi) -> str:
+    stack = cdk.Stack.of(api)
+    return f"{api.rest_api_id}.execute-api.{stack.region}.{stack.url_suffix}"

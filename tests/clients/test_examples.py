@@ -1,0 +1,21 @@
+"""The worked examples of docs/examples run, and find what they are asked for."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
+
+
+@pytest.mark.parametrize("name", ["rag_langchain", "rag_llamaindex"])
+def test_an_example_gives_a_prompt_with_the_best_passages_at_both_ends(name, url, key):
+    spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
+    example = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(example)
+    prompt = example.prompt_for("어텐션 마스크는 무엇을 하나요?", url, key)
+    assert prompt.startswith("다음 글만 보고") and prompt.rstrip().endswith("어텐션 마스크는 무엇을 하나요?")
+    used = [passage for passage in example.PASSAGES if passage in prompt]
+    assert len(used) == example.KEPT < len(example.PASSAGES)

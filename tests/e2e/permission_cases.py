@@ -1,0 +1,121 @@
+"""Every permission of the local stage's templates: the run that shows that it is needed, or why no run here does."""
+
+from __future__ import annotations
+
+import re
+from enum import StrEnum, auto
+
+from permissions import Permission
+
+
+class Run(StrEnum):
+    """What is run without a permission."""
+
+    RETRAINING = auto()
+    BY_HAND = auto()  # a retraining that leaves the approval to a person
+    LEFTOVER = auto()  # a retraining whose earlier attempt left something in quarantine
+    FAILED_SHARDS = auto()  # a retraining whose translation fails
+    RELEASE = auto()
+    STALE_LOCK = auto()  # a release that finds the lock of one that was aborted
+    EVENT = auto()  # the start of a release
+    CREATION = auto()  # an update of the state machine
+    NOTICE = auto()  # a retraining that fails, and who hears of it
+    CALL = auto()  # a call of the rerank API
+
+
+_INVOKE = "lambda:InvokeFunction"
+
+# stack -> run -> owner -> actions
+SHOWN: dict[str, dict[Run, dict[str, str]]] = {
+    "data": {
+        Run.NOTICE: {
+            "TopicPolicy for events.amazonaws.com": "sns:Publish",
+            "Key for events.amazonaws.com": "kms:Decrypt",
+        },
+    },
+    "pipeline": {
+        Run.RETRAINING: {
+            "PlanRole": "s3:ListBucket s3:GetObject s3:PutObject kms:Decrypt kms:GenerateDataKey dynamodb:BatchGetItem",
+            "TranslateRole": (
+                "s3:GetObject s3:PutObject kms:Decrypt kms:GenerateDataKey dynamodb:BatchGetItem dynamodb:PutItem "
+                "translate:TranslateText"
+            ),
+            "JoinRole": "s3:ListBucket s3:GetObject s3:PutObject kms:Decrypt kms:GenerateDataKey",
+            "GateRole": "s3:GetObject kms:Decrypt",
+            "TrainingRole": "s3:ListBucket s3:GetObject s3:PutObject kms:Decrypt kms:GenerateDataKey",
+            "ProcessingRole": "s3:ListBucket s3:GetObject s3:PutObject kms:Decrypt kms:GenerateDataKey",
+            "RetrainingRetrainRole": (
+                "lambda:InvokeFunction states:StartExecution iam:PassRole "
+                "sagemaker:CreateTrainingJob sagemaker:DescribeTrainingJob "
+                "sagemaker:CreateProcessingJob sagemaker:DescribeProcessingJob sagemaker:CreateModelPackage "
+                "ssm:GetParameter dynamodb:GetItem kms:Decrypt kms:GenerateDataKey "
+                "s3:GetObject s3:PutObject s3:ListMultipartUploadParts s3:AbortMultipartUpload"
+            ),
+        },
+        Run.BY_HAND: {"RetrainingRetrainRole": "sns:Publish"},
+        Run.LEFTOVER: {"JoinRole": "s3:DeleteObject"},
+        Run.FAILED_SHARDS: {"ShardFailuresRole": "s3:ListBucket s3:GetObject kms:Decrypt"},
+        Run.CREATION: {"RetrainingRetrainRole": "events:DescribeRule events:PutRule events:PutTargets"},
+    },
+    "serving": {
+        Run.RELEASE: {
+            "EndpointRole": "s3:ListBucket s3:GetObject kms:Decrypt",
+            "SmokeTestRole": "s3:GetObject kms:Decrypt sagemaker:InvokeEndpoint",
+            "DeploymentDeployRole": (
+                "lambda:InvokeFunction iam:PassRole ssm:GetParameter ssm:PutParameter sns:Publish "
+                "dynamodb:PutItem dynamodb:DeleteItem kms:Decrypt kms:GenerateDataKey "
+                "sagemaker:DescribeModelPackage sagemaker:CreateModel sagemaker:CreateEndpointConfig "
+                "sagemaker:UpdateEndpoint sagemaker:DescribeEndpoint"
+            ),
+        },
+        Run.STALE_LOCK: {"DeploymentDeployRole": "dynamodb:GetItem states:DescribeExecution"},
+        Run.EVENT: {"DeploymentDeployMachineEventsRole": "states:StartExecution"},
+    },
+    "api": {
+        Run.CALL: {
+            "RerankRole": "sagemaker:InvokeEndpoint",
+            "RerankFunction for */*/*": _INVOKE,
+            "AuthorizerFunction for authorizers/*": _INVOKE,
+        },
+    },
+}
+
+# (owner, action), both regular expressions -> reason
+NOT_SHOWN: dict[tuple[str, str], str] = {
+    (".*", r"logs:(CreateLogGroup|CreateLogStream|DescribeLogStreams|PutLogEvents)|cloudwatch:PutMetricData"): (
+        "logs and metrics are written beside the work: without the permission they are lost, and the work is done"
+    ),
+    (r".*(Retrain|Deploy)Role", r"logs:(\w+LogDeliver(y|ies)|PutResourcePolicy|DescribeResourcePolicies|DescribeLogGroups)"): (
+        "checked on AWS when the delivery of a state machine's log is set up; the local cloud delivers none"
+    ),
+    (r".*(Retrain|Deploy)Role", "xray:.*"): "traces are written beside the work, on AWS only",
+    (r"(GateRole|SmokeTestRole|TranslateRole|RetrainingRetrainRole)", "s3:ListBucket"): (
+        "makes S3 say 404 instead of 403 when an object is missing, which is what the reader then says"
+    ),
+    (r"(Plan|Translate|Join|Training|Processing)Role", "s3:(AbortMultipartUpload|ListMultipartUploadParts)"): (
+        "cleans up after a large upload that failed midway"
+    ),
+    ("RetrainingRetrainRole", r"sagemaker:Stop\w+Job"): "needed when an execution with a running job is stopped",
+    ("RetrainingRetrainRole", "sagemaker:AddTags"): "Step Functions on AWS tags the jobs it starts; the local cloud doesn't",
+    ("RetrainingRetrainRole", "states:(DescribeExecution|StopExecution|RedriveExecution)"): (
+        "needed on the map's children when a retraining is stopped or redriven"
+    ),
+    (r"RerankFunction for \*/(\*/|GET/.*)", _INVOKE): "the statement of the path {proxy+}, */*/*, allows these paths too",
+    ("RerankFunction for test-invoke-stage/.*", _INVOKE): "for the Test button of API Gateway's console",
+    ("Key for the account", "kms:.*"): "hands the key's use to IAM policies; the stack could not even be updated without it",
+    (r"Key for events\.amazonaws\.com", r"kms:GenerateDataKey\*?"): (
+        "allowed twice, by our statement and by the one that the CDK's event target adds: one of the two always remains"
+    ),
+    (r"Key for cloudwatch\.amazonaws\.com", "kms:.*"): "alarms don't publish in the local cloud",
+    (r"TopicPolicy for cloudwatch\.amazonaws\.com", "sns:Publish"): "alarms don't publish in the local cloud",
+    (r"AccessLogsPolicy for logging\.s3\.amazonaws\.com", "s3:PutObject"): "S3 delivers no access logs in the local cloud",
+    ("ApiCloudWatchRole", "AmazonAPIGatewayPushToCloudWatchLogs"): "the account's access logs of API Gateway",
+}
+
+
+def reason(permission: Permission) -> str | None:
+    """Why no run shows a permission, or None."""
+    for (owner, action), why in NOT_SHOWN.items():
+        if re.fullmatch(owner, permission.owner) and re.fullmatch(action, permission.action):
+            return why
+    return None

@@ -1,0 +1,263 @@
+"""The local stage with a stub image, deployed once by the real CDK command line and then changed through CloudFormation."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from conftest import PROJECT
+
+from ko_reranker.local.cloud import LocalCloud
+from ko_reranker.local.settings import Image
+from ko_reranker.operations import asking, deploying, executions
+from ko_reranker.operations.errors import OperationError
+from ko_reranker.operations.executions import Outcome
+from ko_reranker.operations.project import Project
+from ko_reranker.operations.stage import STACKS, Stage
+from ko_reranker.samples import paths
+
+# Waits and retries of the state machines last a twentieth of their seconds: 15 minutes of looking for a release become 45 s.
+_WAIT_SCALE = 0.05
+_RECORDS = 16
+_MODEL = "models/base/stub/"
+_SECONDS = 40
+
+
+def eventually(check: Callable[[], Any], seconds: float = _SECONDS) -> Any:
+    """Call until the answer is true; return the last answer."""
+    deadline = time.monotonic() + seconds
+    while not (answer := check()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return answer
+
+
+class StubStage:
+    """A deployed stage, what to run on it, and its templates to take permissions from.
+
+    Args:
+        root: the local cloud's folder.
+    """
+
+    def __init__(self, root: Path, port: int, gateway_port: int) -> None:
+        # Jobs name the image's program: the stub must go by the same name.
+        program = root / "image" / "ko-reranker"
+        program.parent.mkdir(parents=True)
+        program.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{Path(__file__).with_name("stub_image.py")}" "$@"\n')
+        program.chmod(0o755)
+        image = Image((str(program),))
+        self.cloud = LocalCloud(root, port, gateway_port, images={"local/ko-reranker": image}, wait_scale=_WAIT_SCALE)
+        self._assembly = root / "assembly"
+        self._changed: str | None = None
+        self._runs = 0
+
+    # ---------------------------------------------------------------- deploying
+
+    def deploy(self) -> None:
+        """Synthesise once; deploy the data stack, choose a first model by hand, and deploy the rest."""
+        deploying.bootstrap(PROJECT, self.cloud)
+        self._cdk("synth", "--quiet", "--context", "stage=local", "--output", str(self._assembly))
+        self.stage = Stage.connect("local", Project.find(PROJECT), cloud=self.cloud)
+        self._cdk("deploy", f"{self.stage.prefix}-data", "--exclusively", "--app", str(self._assembly))
+        bucket = self.stage.output("DataBucket")
+        s3 = self.cloud.client("s3")
+        s3.put_object(Bucket=bucket, Key=f"{_MODEL}model.json", Body=b'{"seed": "base"}')
+        s3.put_object(Bucket=bucket, Key="raw/sample/records.jsonl", Body=_records())
+        self._choose_first_model(f"s3://{bucket}/{_MODEL}")
+        self._cdk("deploy", "--all", "--app", str(self._assembly))
+        self.stage = Stage.connect("local", Project.find(PROJECT), cloud=self.cloud)
+        self._subscribe()
+        self.templates = {
+            stack: json.loads((self._assembly / f"{self.stage.prefix}-{stack}.template.json").read_text()) for stack in STACKS
+        }
+
+    def _choose_first_model(self, uri: str) -> None:
+        name = self.stage.output("LiveModelParameter")
+        self.cloud.client("ssm").put_parameter(Name=name, Value=f"none,{uri},local/ko-reranker:latest", Overwrite=True)
+
+    def _cdk(self, command: str, *arguments: str) -> None:
+        program = [str(PROJECT / "node_modules" / ".bin" / "cdk"), command, *arguments]
+        if command == "deploy":
+            program += ["--require-approval", "never", "--progress", "events"]
+        environment = {**os.environ, "CDK_VALIDATION": "false", "CDK_DISABLE_VERSION_CHECK": "1", "CI": "true"}
+        done = subprocess.run(
+            program, cwd=PROJECT, env=self.cloud.process_environment(environment), capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, f"{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+
+    def update(self, stack: str, template: dict[str, Any]) -> str:
+        """Update a stack to a template, as `cdk deploy` would; return what went wrong, or nothing."""
+        name, client = f"{self.stage.prefix}-{stack}", self.cloud.client("cloudformation")
+        bucket = f"cdk-hnb659fds-assets-{self.cloud.settings.account_id}-{self.cloud.settings.region}"
+        self.cloud.client("s3").put_object(Bucket=bucket, Key=f"{name}.json", Body=json.dumps(template).encode())
+        before = client.describe_stack_events(StackName=name)["StackEvents"]
+        client.update_stack(
+            StackName=name,
+            TemplateURL=f"{self.cloud.settings.endpoint_url}/{bucket}/{name}.json",
+            Parameters=[{"ParameterKey": key, "UsePreviousValue": True} for key in template.get("Parameters", ())],
+            Capabilities=["CAPABILITY_NAMED_IAM"],
+        )
+
+        def status() -> str | None:
+            found = client.describe_stacks(StackName=name)["Stacks"][0]["StackStatus"]
+            return None if found.endswith("IN_PROGRESS") else found
+
+        if eventually(status) == "UPDATE_COMPLETE":
+            return ""
+        seen = {event["EventId"] for event in before}
+        new = (event for event in client.describe_stack_events(StackName=name)["StackEvents"] if event["EventId"] not in seen)
+        return "\n".join(event.get("ResourceStatusReason", "") for event in new if "FAILED" in event["ResourceStatus"])
+
+    def change(self, stack: str, template: dict[str, Any]) -> None:
+        """Update one stack to another template; what was changed before in another stack comes back."""
+        if self._changed not in (None, stack):
+            self.restore()
+        self._changed = stack
+        problem = self.update(stack, template)
+        assert not problem, problem
+
+    def refused_update(self, stack: str, template: dict[str, Any]) -> str:
+        """Update a stack to a template that can't be deployed; return why."""
+        self.restore()
+        problem = self.update(stack, template)
+        self._changed = None if problem else stack
+        return problem
+
+    def restore(self) -> None:
+        """Deploy the original template of what was changed last."""
+        if self._changed is not None:
+            problem = self.update(self._changed, self.templates[self._changed])
+            assert not problem, problem
+            self._changed = None
+
+    # ---------------------------------------------------------------- running
+
+    def retrain(self, execution_input: dict[str, Any] | None = None, *, leftover: bool = False) -> Outcome:
+        """Retrain on a few records, none of which was translated before.
+
+        Args:
+            leftover: an earlier attempt of this run has left something in quarantine.
+        """
+        self._forget_translations()
+        self._runs += 1
+        name = f"run-{self._runs}"
+        if leftover:
+            bucket = self.stage.output("DataBucket")
+            self.cloud.client("s3").put_object(Bucket=bucket, Key=f"runs/{name}/quarantine/old.jsonl", Body=b"{}\n")
+        return self.outcome(executions.start(self.stage, "RetrainStateMachine", execution_input or {}, name))
+
+    def outcome(self, execution: str) -> Outcome:
+        """Wait for an execution's end."""
+        self._last = execution
+        client = self.cloud.client("stepfunctions")
+        eventually(lambda: client.describe_execution(executionArn=execution)["status"] != "RUNNING")
+        return executions.outcome(self.stage, execution)
+
+    def causes(self) -> str:
+        """What the states of the last execution failed with, caught or not."""
+        pages = self.cloud.client("stepfunctions").get_paginator("get_execution_history").paginate(executionArn=self._last)
+        details = [value for page in pages for event in page["events"] for value in event.values() if isinstance(value, dict)]
+        # A caught error's cause is in the input of the state that goes on from there.
+        return "\n".join(item.get("cause") or item.get("input") or "" for item in details)
+
+    def release(self, *, stale_lock: bool = False) -> Outcome | None:
+        """Approve a package of the first model; return how its deployment ended, None when none began.
+
+        Args:
+            stale_lock: an execution that has ended holds the lock.
+        """
+        machine = self.stage.output("DeployStateMachine")
+        client = self.cloud.client("stepfunctions")
+        before = {item["executionArn"] for item in client.list_executions(stateMachineArn=machine)["executions"]}
+        self._lock(min(before) if stale_lock else None)
+        bucket, sagemaker = self.stage.output("DataBucket"), self.cloud.client("sagemaker")
+        source = {"S3Uri": f"s3://{bucket}/{_MODEL}", "S3DataType": "S3Prefix", "CompressionType": "None"}
+        self.cloud.client("s3").put_object(
+            Bucket=bucket, Key="runs/golden.json", Body=json.dumps({"queries": [_GOLDEN]}).encode()
+        )
+        sagemaker.create_model_package(
+            ModelPackageGroupName=self.stage.output("ModelPackageGroup"),
+            ModelApprovalStatus="Approved",
+            InferenceSpecification={
+                "Containers": [{"Image": "local/ko-reranker:latest", "ModelDataSource": {"S3DataSource": source}}],
+                "SupportedContentTypes": ["application/json"],
+                "SupportedResponseMIMETypes": ["application/json"],
+            },
+            CustomerMetadataProperties={"golden": f"s3://{bucket}/runs/golden.json"},
+        )
+
+        def started() -> list[str]:
+            found = client.list_executions(stateMachineArn=machine)["executions"]
+            return [item["executionArn"] for item in found if item["executionArn"] not in before]
+
+        new = eventually(started, 2)
+        return self.outcome(new[0]) if new else None
+
+    def _lock(self, holder: str | None) -> None:
+        dynamodb, table = self.cloud.client("dynamodb"), self.stage.output("ReleasesTable")
+        if holder:
+            dynamodb.put_item(TableName=table, Item={"id": {"S": "lock"}, "execution": {"S": holder}})
+        else:
+            dynamodb.delete_item(TableName=table, Key={"id": {"S": "lock"}})
+
+    def ask(self) -> str:
+        """Ask the rerank API; return what went wrong, or nothing."""
+        try:
+            asking.rerank(self.stage.api_url, self.stage.api_key, _GOLDEN["query"], _GOLDEN["documents"])
+        except OperationError as error:
+            return str(error)
+        return ""
+
+    def notice(self) -> bool:
+        """Let an execution fail; return whether the topic told its subscriber."""
+        outcome = self.retrain({"dataset": "nowhere"})
+        assert outcome.status == "FAILED"
+        return bool(eventually(lambda: f"run-{self._runs} FAILED" in self._received(), 2))
+
+    def _subscribe(self) -> None:
+        sqs, sns = self.cloud.client("sqs"), self.cloud.client("sns")
+        self._queue = sqs.create_queue(QueueName="notices")["QueueUrl"]
+        arn = sqs.get_queue_attributes(QueueUrl=self._queue, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
+        allow = {"Effect": "Allow", "Principal": {"Service": "sns.amazonaws.com"}, "Action": "sqs:SendMessage", "Resource": arn}
+        policy = json.dumps({"Version": "2012-10-17", "Statement": [allow]})
+        sqs.set_queue_attributes(QueueUrl=self._queue, Attributes={"Policy": policy})
+        sns.subscribe(TopicArn=self.stage.output("TopicArn"), Protocol="sqs", Endpoint=arn)
+
+    def _received(self) -> str:
+        found = self.cloud.client("sqs").receive_message(QueueUrl=self._queue, MaxNumberOfMessages=10)
+        return "\n".join(message["Body"] for message in found.get("Messages", ()))
+
+    def _forget_translations(self) -> None:
+        dynamodb, table = self.cloud.client("dynamodb"), self.stage.output("TranslationMemoryTable")
+        for item in dynamodb.scan(TableName=table, ProjectionExpression="id").get("Items", ()):
+            dynamodb.delete_item(TableName=table, Key={"id": item["id"]})
+
+    def begin(self) -> None:
+        """Forget what the logs say so far."""
+        self._log_start, self._begun = self.cloud.log.stat().st_size, int(time.time() * 1000)
+
+    def log(self) -> str:
+        """The local cloud's log and the rerank function's, from `begin` on."""
+        with self.cloud.log.open("rb") as log:
+            log.seek(self._log_start)
+            lines = log.read().decode(errors="replace")
+        logs = self.cloud.client("logs")
+        for group in logs.describe_log_groups()["logGroups"]:
+            if "Rerank" in group["logGroupName"]:
+                found = logs.filter_log_events(logGroupName=group["logGroupName"], startTime=self._begun)
+                lines += "\n".join(event["message"] for event in found["events"])
+        return lines
+
+
+_GOLDEN = {"query": "질문", "documents": ["답", "다른 글"]}
+
+
+def _records() -> bytes:
+    with gzip.open(paths.SAMPLE, "rb") as lines:
+        return b"".join(line for line, _ in zip(lines, range(_RECORDS), strict=False))

@@ -1,0 +1,65 @@
+"""The rerank API as it is deployed: keys, descriptions, limits."""
+
+from __future__ import annotations
+
+import json
+
+import httpx
+import pytest
+from conftest import Deployed
+
+from ko_reranker.client import AuthenticationError, RerankClient
+from ko_reranker.operations import api_keys
+
+DOCUMENTS = ["부산은 항구다.", "서울의 인구는 940만 명이다."]
+BODY = {"query": "서울의 인구는?", "documents": DOCUMENTS}
+
+
+def test_a_key_is_made_works_and_is_switched_off(deployed: Deployed) -> None:
+    stage = deployed.stage
+    value = api_keys.create(stage, "search-team", "trial")
+    with RerankClient(stage.api_url, value) as client:
+        assert len(client.rerank(BODY["query"], DOCUMENTS)) == 2
+        listed = {key.name: key for key in api_keys.keys(stage)}
+        assert (listed["search-team"].tier, listed["first"].tier) == ("trial", "standard")
+        api_keys.disable(stage, "search-team")
+        with pytest.raises(AuthenticationError):
+            client.rerank(BODY["query"], DOCUMENTS)
+
+
+def test_the_service_tells_what_it_serves(deployed: Deployed) -> None:
+    stage = deployed.stage
+    headers = {"api-key": stage.api_key}
+    info = httpx.get(f"{stage.api_url}/info", headers=headers, timeout=30).json()
+    models = httpx.get(f"{stage.api_url}/v1/models", headers=headers, timeout=30).json()
+    assert models["data"][0]["id"] == info["model_id"]
+    assert info["max_input_length"] > 0
+    assert httpx.get(f"{stage.api_url}/v1/models", timeout=30).status_code == 401
+    assert "/v2/rerank" in httpx.get(f"{stage.api_url}/openapi.json", timeout=30).json()["paths"]
+
+
+@pytest.mark.parametrize("path", ["/v1/retrieval/any/model/reranking", "/infinity/rerank", "/score", "/v1/reranking"])
+def test_every_kind_of_route_reaches_the_function(deployed: Deployed, path: str) -> None:
+    headers = {"Authorization": deployed.stage.api_key}
+    assert httpx.post(deployed.stage.api_url + path, json=BODY, headers=headers, timeout=30).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"{",
+        b"[" * 5_000,
+        b'{"query": null, "documents": null}',
+        b'{"query": "a", "query": "b", "documents": ["\\ud83d", "\\u0000", ""], "documents": [{"a": {"b": [1, null]}}]}',
+        json.dumps({"query": "a", "documents": ["가" * 1_000_000]}).encode(),  # 6 MB of escaped Korean
+        b"\xff\xfe",
+    ],
+    ids=["cut off", "nested", "nulls", "duplicates and surrogates", "6 MB escaped", "not UTF-8"],
+)
+def test_a_hostile_body_is_never_a_server_error(deployed: Deployed, content: bytes) -> None:
+    headers = {"x-api-key": deployed.stage.api_key, "Content-Type": "application/json"}
+    answer = httpx.post(f"{deployed.stage.api_url}/v2/rerank", content=content, headers=headers, timeout=60)
+    assert answer.status_code < 500, answer.text
+    if answer.status_code != 200:
+        said = answer.json()
+        assert said["message"] == said["detail"] == said["error"]["message"]

@@ -1,0 +1,136 @@
+"""The clients against an HTTP transport that says what the test tells it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import boto3
+import httpx
+import pytest
+
+from ko_reranker.client import (
+    AsyncRerankClient,
+    AuthenticationError,
+    ConnectionFailedError,
+    InvalidRequestError,
+    RateLimitError,
+    RerankClient,
+    ServerError,
+    TimedOutError,
+)
+from ko_reranker.client.retries import Retries
+from ko_reranker.protocol import ProtocolError, RerankResult, parse_request, render_response
+
+DOCUMENTS = ["부산은 항구다.", {"text": "서울의 인구는 940만 명이다.", "id": 7}]
+QUICK = Retries(first_wait=0.001)
+
+
+def ranked(request: httpx.Request) -> httpx.Response:
+    """Answer as the service does, with the protocol's own functions."""
+    rerank = parse_request(json.loads(request.content), "/v2/rerank")
+    count = len(rerank.documents)
+    result = RerankResult(tuple(map(float, range(count))), (7,) * count, (False,) * count, "run-1", id="0b0c")
+    return httpx.Response(200, json=render_response(rerank, result))
+
+
+def refused(status: int, message: str = "m", param: str | None = None, **headers: str) -> httpx.Response:
+    return httpx.Response(status, json=ProtocolError(status, message, param).body(), headers=headers)
+
+
+class Service:
+    """Answers with one of the acts after the other, then ranks."""
+
+    def __init__(self, *acts: httpx.Response | Exception) -> None:
+        self.acts = list(acts)
+        self.requests: list[httpx.Request] = []
+
+    def __call__(self, request: httpx.Request) -> httpx.Response:
+        self.requests.append(request)
+        act = self.acts.pop(0) if self.acts else ranked(request)
+        if isinstance(act, Exception):
+            raise act
+        return act
+
+    def client(self, **options) -> RerankClient:
+        return RerankClient("https://host/", "k" * 20, transport=httpx.MockTransport(self), retries=QUICK, **options)
+
+
+def test_documents_come_back_as_they_were_given():
+    service = Service()
+    with service.client() as client:
+        ranking = client.rerank("질문", DOCUMENTS, top_n=1)
+    assert [(item.index, item.document) for item in ranking] == [(1, DOCUMENTS[1])]
+    assert 0 < ranking[0].score < 1
+    assert (ranking.model, ranking.tokens, ranking.request_id, ranking.warnings) == ("run-1", 14, "0b0c", ())
+    [request] = service.requests
+    assert str(request.url) == "https://host/v2/rerank"
+    assert request.headers["authorization"] == "Bearer " + "k" * 20
+    assert json.loads(request.content) == {"query": "질문", "documents": DOCUMENTS, "top_n": 1}
+
+
+def test_the_async_client_does_the_same():
+    async def ask() -> list[int]:
+        service = Service(refused(429, **{"Retry-After": "0"}))
+        async with AsyncRerankClient("https://host", transport=httpx.MockTransport(service), retries=QUICK) as client:
+            return [item.index for item in await client.rerank("질문", DOCUMENTS, order="lost_in_the_middle")]
+
+    assert asyncio.run(ask()) == [1, 0]
+
+
+def test_it_comes_again_when_the_service_says_so(monkeypatch):
+    waits: list[float] = []
+    monkeypatch.setattr("ko_reranker.client.clients.time.sleep", waits.append)
+    service = Service(refused(429, **{"Retry-After": "7"}), refused(503), httpx.ConnectError("no route"))
+    with service.client() as client:
+        assert len(client.rerank("질문", DOCUMENTS)) == 2
+    assert waits[0] == 7.0
+    assert len(service.requests) == 4
+
+
+def test_a_wait_past_the_longest_is_the_callers_to_decide():
+    service = Service(refused(429, "the quota of this key is used up", **{"Retry-After": "3600"}))
+    with service.client() as client, pytest.raises(RateLimitError, match="quota"):
+        client.rerank("질문", DOCUMENTS)
+    assert len(service.requests) == 1
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [(401, AuthenticationError), (403, AuthenticationError), (422, InvalidRequestError), (500, ServerError)],
+)
+def test_what_coming_again_does_not_help_is_raised_at_once(status, kind):
+    service = Service(refused(status, "documents[1]: is wrong", "documents[1]", **{"x-request-id": "abc"}))
+    with service.client() as client, pytest.raises(kind) as caught:
+        client.rerank("질문", DOCUMENTS)
+    error = caught.value
+    assert (error.status, error.param, error.request_id) == (status, "documents[1]", "abc")
+    assert len(service.requests) == 1
+
+
+def test_a_slow_service_is_not_asked_twice():
+    service = Service(httpx.ReadTimeout("slow"))
+    with service.client(timeout=3) as client, pytest.raises(TimedOutError, match="3 s"):
+        client.rerank("질문", DOCUMENTS)
+    assert len(service.requests) == 1
+
+
+def test_a_service_that_is_not_there_is_said_so():
+    service = Service(*[httpx.ConnectError("refused")] * 9)
+    with service.client() as client, pytest.raises(ConnectionFailedError, match="can't be reached"):
+        client.rerank("질문", DOCUMENTS)
+    assert len(service.requests) == QUICK.attempts
+
+
+def test_a_sagemaker_endpoint_is_asked_with_a_signature():
+    wrapped = {"OriginalStatusCode": 429, "OriginalMessage": json.dumps(ProtocolError(429, "busy").body()), "Message": "…"}
+    service = Service(httpx.Response(424, json=wrapped))
+    session = boto3.session.Session("AKID", "secret", "token", region_name="ap-northeast-2")
+    target = {"session": session, "transport": httpx.MockTransport(service), "retries": QUICK}
+    with RerankClient.for_endpoint("live", **target) as client:
+        assert len(client.rerank("질문", DOCUMENTS)) == 2
+    request = service.requests[-1]
+    assert str(request.url) == "https://runtime.sagemaker.ap-northeast-2.amazonaws.com/endpoints/live/invocations"
+    assert request.headers["authorization"].startswith("AWS4-HMAC-SHA256 Credential=AKID/")
+    assert request.headers["x-amz-security-token"] == "token"
+    assert len(service.requests) == 2
