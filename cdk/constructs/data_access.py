@@ -26,7 +26,7 @@ def allow_objects(
     )
     for actions, prefixes in (
         (["s3:GetObject"], read),
-        (["s3:PutObject", "s3:AbortMultipartUpload", "s3:ListMultipartUploadParts"], write),
+        (["s3:PutObject", "s3:AbortMultipartUpload"], write),
         (["s3:DeleteObject"], delete),
     ):
         if prefixes:

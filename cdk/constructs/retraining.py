@@ -164,7 +164,7 @@ class Retraining(Construct):
             self,
             "Find out why shards failed",
             self._functions.shard_failures.function,
-            {"prefix.$": "$.request.prefix"},
+            {"prefix.$": "$.request.prefix", "error.$": "$.error"},
             comment="The map says only that too many did",
             result_path="$.error",
             failure=self._failure,
@@ -408,6 +408,8 @@ class Retraining(Construct):
         machine.allow("states:StartExecution", on=[own])
         machine.allow("states:DescribeExecution", "states:StopExecution", "states:RedriveExecution", on=[children])
         allow_objects(machine.role, self._data, read=["runs/"], write=["runs/"])
+        # The map's result writer asks which parts of an upload are there.
+        machine.allow("s3:ListMultipartUploadParts", on=[self._data.bucket.arn_for_objects("runs/*")])
         allow_table(machine.role, self._data, self._data.releases, "GetItem")
         allow_publish(machine.role, self._data)
 

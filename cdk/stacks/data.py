@@ -112,23 +112,24 @@ class DataStack(cdk.Stack):
 
     def _topic(self, settings: Settings) -> sns.Topic:
         topic = sns.Topic(self, "Topic", master_key=self.key, enforce_ssl=True, display_name=f"{settings.prefix} pipeline")
-        for service in ("events.amazonaws.com", "cloudwatch.amazonaws.com"):
-            # Both publish to an encrypted topic only with the key.
-            self.key.add_to_resource_policy(
-                iam.PolicyStatement(
-                    actions=["kms:Decrypt", "kms:GenerateDataKey"],
-                    principals=[iam.ServicePrincipal(service)],
-                    resources=["*"],  # in a key policy: this key
-                    conditions={"StringEquals": {"aws:SourceAccount": self.account}},
-                )
+        # The CDK lets the rules' service use the key; alarms are ours to let.
+        account = {"StringEquals": {"aws:SourceAccount": self.account}}
+        alarms = iam.ServicePrincipal("cloudwatch.amazonaws.com")
+        self.key.add_to_resource_policy(
+            iam.PolicyStatement(
+                actions=["kms:Decrypt", "kms:GenerateDataKey"],
+                principals=[alarms],
+                resources=["*"],  # in a key policy: this key
+                conditions=account,
             )
+        )
         # The TLS-only policy takes the place of the one that lets the account's own alarms in.
         topic.add_to_resource_policy(
             iam.PolicyStatement(
                 actions=["sns:Publish"],
-                principals=[iam.ServicePrincipal("cloudwatch.amazonaws.com")],
+                principals=[alarms],
                 resources=[topic.topic_arn],
-                conditions={"StringEquals": {"aws:SourceAccount": self.account}},
+                conditions=account,
             )
         )
         if settings.alerts.email:

@@ -14,6 +14,7 @@ from ko_reranker.data.errors import PipelineError
 _JOB_NAME_LENGTH = 54
 _LANGUAGE = re.compile(r"[a-z]{2}(-[A-Z]{2})?")
 _DATASET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_RUN = re.compile(r"[A-Za-z0-9](-?[A-Za-z0-9]){0,53}")
 _INSTANCE_TYPE = re.compile(r"ml\.[a-z0-9-]+\.[a-z0-9]+")
 
 
@@ -85,12 +86,14 @@ def resolve(given: Any, execution: str, defaults: Defaults) -> dict[str, Any]:
         problems += _together(request, defaults)
     if problems:
         raise PipelineError("the execution input is not valid: " + "; ".join(problems))
-    run = run_name(execution, _JOB_NAME_LENGTH - len(defaults.job_name_prefix))
+    own_name = run_name(execution, _JOB_NAME_LENGTH - len(defaults.job_name_prefix))
+    # A continued run keeps its folder, and with it its checkpoints; its jobs are new and need names of their own.
+    run = request.pop("continue_run") or own_name
     request["base_model"] = request["base_model"].replace("{data_bucket}", defaults.bucket)
     return request | {
         "run": run,
         "prefix": f"runs/{run}",
-        "job_name": f"{defaults.job_name_prefix}{run}",
+        "job_name": f"{defaults.job_name_prefix}{own_name}",
         "translate": request["source_language"] != request["target_language"],
         "dev_fraction": defaults.dev_fraction,
         "max_rejected_fraction": defaults.max_rejected_fraction,
@@ -203,5 +206,6 @@ _CHECKS: dict[str, Callable[[Any], Any]] = {
     "instance_count": _count,
     "use_spot": _boolean,
     "mine_negatives": _boolean,
+    "continue_run": _matching(_RUN, "the name of an earlier run, a folder under runs/"),
     "approval": _one_of("manual", "automatic"),
 }

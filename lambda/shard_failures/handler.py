@@ -14,4 +14,4 @@ STORE = Store(boto3.client("s3"), require("DATA_BUCKET"))
 
 
 def handler(event: dict[str, Any], context: Any) -> dict[str, str]:
-    return {"Cause": explain(event["prefix"], STORE)}
+    return {"Cause": explain(event["prefix"], event["error"], STORE)}

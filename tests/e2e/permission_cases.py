@@ -30,7 +30,7 @@ SHOWN: dict[str, dict[Run, dict[str, str]]] = {
     "data": {
         Run.NOTICE: {
             "TopicPolicy for events.amazonaws.com": "sns:Publish",
-            "Key for events.amazonaws.com": "kms:Decrypt",
+            "Key for events.amazonaws.com": "kms:Decrypt kms:GenerateDataKey*",
         },
     },
     "pipeline": {
@@ -92,7 +92,7 @@ NOT_SHOWN: dict[tuple[str, str], str] = {
     (r"(GateRole|SmokeTestRole|TranslateRole|RetrainingRetrainRole)", "s3:ListBucket"): (
         "makes S3 say 404 instead of 403 when an object is missing, which is what the reader then says"
     ),
-    (r"(Plan|Translate|Join|Training|Processing)Role", "s3:(AbortMultipartUpload|ListMultipartUploadParts)"): (
+    (r"(Plan|Translate|Join|Training|Processing)Role", "s3:AbortMultipartUpload"): (
         "cleans up after a large upload that failed midway"
     ),
     ("RetrainingRetrainRole", r"sagemaker:Stop\w+Job"): "needed when an execution with a running job is stopped",
@@ -103,9 +103,6 @@ NOT_SHOWN: dict[tuple[str, str], str] = {
     (r"RerankFunction for \*/(\*/|GET/.*)", _INVOKE): "the statement of the path {proxy+}, */*/*, allows these paths too",
     ("RerankFunction for test-invoke-stage/.*", _INVOKE): "for the Test button of API Gateway's console",
     ("Key for the account", "kms:.*"): "hands the key's use to IAM policies; the stack could not even be updated without it",
-    (r"Key for events\.amazonaws\.com", r"kms:GenerateDataKey\*?"): (
-        "allowed twice, by our statement and by the one that the CDK's event target adds: one of the two always remains"
-    ),
     (r"Key for cloudwatch\.amazonaws\.com", "kms:.*"): "alarms don't publish in the local cloud",
     (r"TopicPolicy for cloudwatch\.amazonaws\.com", "sns:Publish"): "alarms don't publish in the local cloud",
     (r"AccessLogsPolicy for logging\.s3\.amazonaws\.com", "s3:PutObject"): "S3 delivers no access logs in the local cloud",
