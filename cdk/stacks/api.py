@@ -103,7 +103,8 @@ class ApiStack(cdk.Stack):
             results_cache_ttl=cdk.Duration.seconds(0),
             identity_sources=[],
         )
-        integration = apigateway.LambdaIntegration(rerank.function, proxy=True, timeout=cdk.Duration.seconds(29))
+        timeout = cdk.Duration.seconds(29)
+        integration = apigateway.LambdaIntegration(rerank.function, proxy=True, timeout=timeout, allow_test_invoke=False)
         for open_to_all in ("health", "openapi.json"):
             resource = api.root.add_resource(open_to_all)
             resource.add_method("GET", integration, authorization_type=apigateway.AuthorizationType.NONE)

@@ -101,7 +101,6 @@ NOT_SHOWN: dict[tuple[str, str], str] = {
         "needed on the map's children when a retraining is stopped or redriven"
     ),
     (r"RerankFunction for \*/(\*/|GET/.*)", _INVOKE): "the statement of the path {proxy+}, */*/*, allows these paths too",
-    ("RerankFunction for test-invoke-stage/.*", _INVOKE): "for the Test button of API Gateway's console",
     ("Key for the account", "kms:.*"): "hands the key's use to IAM policies; the stack could not even be updated without it",
     (r"Key for cloudwatch\.amazonaws\.com", "kms:.*"): "alarms don't publish in the local cloud",
     (r"TopicPolicy for cloudwatch\.amazonaws\.com", "sns:Publish"): "alarms don't publish in the local cloud",
