@@ -2,36 +2,16 @@
 
 from __future__ import annotations
 
-import socket
 import subprocess
-import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from deployed_stage import COMMAND, PROJECT, Deployed, free_port
 
 from ko_reranker.local.cloud import LocalCloud
 from ko_reranker.operations.project import Project
 from ko_reranker.operations.stage import Stage
-
-PROJECT = Path(__file__).parents[2]
-COMMAND = Path(sys.executable).parent / "ko-reranker"
-
-
-@dataclass
-class Deployed:
-    """A stage in a running local cloud, and what `make run` printed on the way there."""
-
-    cloud: LocalCloud
-    stage: Stage
-    printed: str
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 @pytest.fixture(scope="session")

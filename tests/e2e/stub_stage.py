@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from conftest import PROJECT
+from deployed_stage import PROJECT
 
 from ko_reranker.local.cloud import LocalCloud
 from ko_reranker.local.settings import Image

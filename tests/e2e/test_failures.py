@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from conftest import Deployed
+from deployed_stage import Deployed
 from test_whole_run import wait_in_service
 
 from ko_reranker.data.jsonl import write_jsonl

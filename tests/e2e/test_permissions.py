@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Iterator
 
 import pytest
-from conftest import free_port
+from deployed_stage import free_port
 from permission_cases import NOT_SHOWN, SHOWN, Run, reason
 from permissions import Permission, permissions, with_other_machines, without
 from stub_stage import StubStage, eventually

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from conftest import Deployed
+from deployed_stage import Deployed
 from test_whole_run import read, released_run, wait_in_service
 
 from ko_reranker.operations import executions, packages

@@ -10,7 +10,7 @@ from typing import Any
 
 import cohere
 import pytest
-from conftest import Deployed
+from deployed_stage import Deployed
 
 from ko_reranker.operations import executions, packages
 

@@ -2,28 +2,8 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-from typing import Any
-
-import aws_cdk as cdk
 import pytest
-
-from cdk.app import build
-from cdk.settings import load_settings
-
-CONTEXT = json.loads((Path(__file__).parents[2] / "cdk.json").read_text())["context"]
-FLAGS = {key: value for key, value in CONTEXT.items() if key.startswith("@")}
-
-Templates = dict[str, dict[str, Any]]
-
-
-def synthesise(stage: str, **overrides: str) -> tuple[Templates, cdk.App]:
-    """Return a stage's templates by stack, and the app."""
-    app = cdk.App(context=FLAGS)
-    stacks = build(app, load_settings({**CONTEXT, "stage": stage, **overrides}))
-    assembly = app.synth()
-    return {name: assembly.get_stack_by_name(stack.stack_name).template for name, stack in stacks.items()}, app
+from synthesis import Templates, synthesise
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from aws_cdk import assertions
-from conftest import CONTEXT, Templates, synthesise
+from synthesis import CONTEXT, Templates, synthesise
 
 from cdk.constructs import python_function
 from cdk.settings import SettingsError, load_settings

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import aws_cdk as cdk
 import cdk_nag
-from conftest import CONTEXT, FLAGS
+from synthesis import CONTEXT, FLAGS
 
 from cdk.app import build
 from cdk.settings import load_settings

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from conftest import CONTEXT
+from synthesis import CONTEXT
 
 from cdk.settings import SettingsError, load_settings
 

@@ -6,7 +6,7 @@ import json
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from conftest import Templates
+from synthesis import Templates
 from template_differences import differences
 
 ALLOWED = json.loads((Path(__file__).parent / "stage_differences.json").read_text())

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from aws_cdk import assertions
-from conftest import Templates, synthesise
+from synthesis import Templates, synthesise
 from template_differences import machines, statements
 
 ROOT = Path(__file__).parents[2]

@@ -265,9 +265,7 @@ def _answers() -> dict[str, Schema]:
                     {"rankings": _list(_object(["index", "logit"], {"index": index, "logit": number}))},
                     title="NVIDIA NIM",
                 ),
-                _object(
-                    ["object", "model", "data", "usage"], {"data": _list(scored), "usage": usage}, title="mixedbread"
-                ),
+                _object(["object", "model", "data", "usage"], {"data": _list(scored), "usage": usage}, title="mixedbread"),
                 _object(
                     ["results"],
                     {"results": _list(_object(["index", "relevanceScore"], {"index": index, "relevanceScore": probability}))},

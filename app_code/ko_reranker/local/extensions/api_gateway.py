@@ -50,6 +50,7 @@ PATCHED = (
             "_gateway_error_response",
             "_create_rest_api",
             "_put_method",
+            "_update_api_key",
             "_create_stage",
         )
     ),
@@ -440,6 +441,20 @@ def _extend_handlers(handlers: dict[str, Any]) -> dict[str, Any]:
     return handlers
 
 
+def _update_api_key(original: Any) -> Any:
+    """A patch's values are strings, and MiniStack keeps ``enabled`` as one, which is true either way."""
+
+    def update(key_id: str, data: dict) -> Any:
+        answer = original(key_id, data)
+        key = gateway._api_keys.get(key_id)
+        if key is None or not isinstance(key.get("enabled"), str):
+            return answer
+        key["enabled"] = key["enabled"].lower() == "true"
+        return gateway._v1_response(key)
+
+    return update
+
+
 def install(patch: Patcher) -> None:
     """Close the gaps of REST APIs."""
     patch.replace(gateway, "_handle_execute_in_scope", _handle)
@@ -453,5 +468,6 @@ def install(patch: Patcher) -> None:
     patch.replace(gateway, "_gateway_error_response", _error_response)
     patch.replace(gateway, "_create_rest_api", _takes_extra(0))
     patch.replace(gateway, "_put_method", _takes_extra(3))
+    patch.replace(gateway, "_update_api_key", _update_api_key)
     patch.replace(gateway, "_create_stage", _takes_extra(1))
     patch.replace(provisioners, "_RESOURCE_HANDLERS", _extend_handlers)

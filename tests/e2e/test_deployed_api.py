@@ -6,7 +6,7 @@ import json
 
 import httpx
 import pytest
-from conftest import Deployed
+from deployed_stage import Deployed
 
 from ko_reranker.client import AuthenticationError, RerankClient
 from ko_reranker.operations import api_keys
@@ -15,7 +15,7 @@ DOCUMENTS = ["부산은 항구다.", "서울의 인구는 940만 명이다."]
 BODY = {"query": "서울의 인구는?", "documents": DOCUMENTS}
 
 
-def test_a_key_is_made_works_and_is_switched_off(deployed: Deployed) -> None:
+def test_a_key_is_made_works_and_is_refused_once_it_is_disabled(deployed: Deployed) -> None:
     stage = deployed.stage
     value = api_keys.create(stage, "search-team", "trial")
     with RerankClient(stage.api_url, value) as client:
@@ -23,8 +23,14 @@ def test_a_key_is_made_works_and_is_switched_off(deployed: Deployed) -> None:
         listed = {key.name: key for key in api_keys.keys(stage)}
         assert (listed["search-team"].tier, listed["first"].tier) == ("trial", "standard")
         api_keys.disable(stage, "search-team")
+        assert {key.name: key.enabled for key in api_keys.keys(stage)}["search-team"] is False
         with pytest.raises(AuthenticationError):
             client.rerank(BODY["query"], DOCUMENTS)
+
+
+def test_an_unknown_key_is_refused(deployed: Deployed) -> None:
+    with RerankClient(deployed.stage.api_url, "w" * 30) as client, pytest.raises(AuthenticationError):
+        client.rerank(BODY["query"], DOCUMENTS)
 
 
 def test_the_service_tells_what_it_serves(deployed: Deployed) -> None:
