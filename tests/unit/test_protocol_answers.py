@@ -160,3 +160,11 @@ def test_an_answer_that_does_not_fit_the_request_is_refused(change):
     wire = {"logits": [1.0, 2.0], "tokens": [1, 2], "truncated": [False, False], "model": "m"}
     with pytest.raises(logits.UnreadableAnswer):
         logits.decode_answer(wire | change, request)
+
+
+def test_an_option_that_no_model_reads_is_told_and_not_passed_over() -> None:
+    body = {"query": "질문", "documents": ["답"], "max_tokens_per_doc": 512, "instruction": "법률 문서"}
+    request = parse_request(body, "/v2/rerank")
+    result = RerankResult(logits=(1.0,), tokens=(5,), truncated=(False,), model="m")
+    [warning] = render_response(request, result)["meta"]["warnings"]
+    assert "instruction, max_tokens_per_doc" in warning

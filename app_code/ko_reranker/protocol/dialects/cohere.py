@@ -62,7 +62,7 @@ def render(request: RerankRequest, result: RerankResult) -> dict[str, Any]:
             "api_version": {"version": request.api_version, "is_experimental": False},
             "billed_units": {"search_units": -(-len(request.documents) // _DOCUMENTS_PER_SEARCH_UNIT)},
             "tokens": {"input_tokens": tokens, "output_tokens": 0},
-            "warnings": _warnings(result),
+            "warnings": _warnings(request, result),
         },
     }
     if request.return_documents or len(results) * _BYTES_PER_RESULT > MAX_ANSWER_BYTES:
@@ -70,7 +70,7 @@ def render(request: RerankRequest, result: RerankResult) -> dict[str, Any]:
     return answer
 
 
-def _warnings(result: RerankResult) -> list[str]:
+def _warnings(request: RerankRequest, result: RerankResult) -> list[str]:
     warnings = ["the query was truncated: its end was not read"] if result.query_truncated else []
     cut = [index for index, truncated in enumerate(result.truncated) if truncated]
     if cut:
@@ -79,6 +79,8 @@ def _warnings(result: RerankResult) -> list[str]:
     chunked = [index for index, count in enumerate(result.chunks) if count > 1]
     if chunked:
         warnings.append(f"read in several pieces, of which the best counts: {_named(chunked, result)}")
+    if unread := sorted(request.scoring_options()):
+        warnings.append(f"no model here reads {', '.join(unread)} yet: the scores are those without")
     return warnings
 
 
