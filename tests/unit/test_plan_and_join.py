@@ -260,9 +260,16 @@ def test_a_dataset_in_the_target_language_needs_no_service(store, memory):
 def test_why_shards_failed_is_told_in_one_sentence(store):
     cause = json.dumps({"errorMessage": "Amazon Translate: the language pair is not supported", "errorType": "PipelineError"})
     store.write_json("runs/r/map/x/FAILED_0.json", [{"Cause": cause}, {"Cause": cause}, {"Error": "Lambda.Unknown"}])
-    sentence = explaining.explain("runs/r", store)
+    threshold = {"Error": "States.ExceedToleratedFailureThreshold", "Cause": "The threshold was exceeded"}
+    sentence = explaining.explain("runs/r", threshold, store)
     assert sentence.startswith("3 shards failed")
     assert "the language pair is not supported" in sentence
+
+
+def test_a_map_that_failed_before_any_shard_gives_its_own_reason(store):
+    denied = {"Error": "States.ItemReaderFailed", "Cause": "not authorized to perform: kms:Decrypt"}
+    assert "kms:Decrypt" in explaining.explain("runs/r", denied, store)
+    assert "States.Timeout" in explaining.explain("runs/r", {"Error": "States.Timeout"}, store)
 
 
 words = st.text(st.sampled_from("ab 가나\n\t\u2028é😀0"), min_size=1, max_size=8).filter(lambda text: text.strip())
