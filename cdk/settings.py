@@ -102,13 +102,49 @@ class Training(_Section):
     mine_negatives: bool
 
 
+class Requirement(_Section):
+    """What is asked of a candidate against one row of the evaluation, by their paired difference query by query."""
+
+    demand: Literal["not_below", "above", "clearly_above"]
+    """not_below: not worse beyond noise, the 95 % interval's upper end reaches the margin; above: the mean exceeds it;
+    clearly_above: the interval's lower end does."""
+    margin: float = Field(0.0, ge=-1, le=1)
+    """The difference asked for; negative allows for a loss."""
+
+
+class MustBeat(_Section):
+    """The gate: null asks for nothing, and so does a row that isn't there, such as deployed before the first release."""
+
+    none: Requirement | None = None
+    """No reranker: BM25."""
+    base: Requirement | None = None
+    """The model that the training started from."""
+    deployed: Requirement | None = None
+    """The model that is live."""
+
+    @model_validator(mode="after")
+    def _something(self) -> MustBeat:
+        if not (self.none or self.base or self.deployed):
+            raise ValueError("one of none, base and deployed must be asked for something")
+        return self
+
+
 class Evaluation(_Section):
     instance_type: InstanceType
     volume_gb: int = Field(ge=1)
     max_hours: float = Field(gt=0, le=120)
+    first_stage: Literal["morphemes", "morphemes+bigrams"]
+    """The BM25 that finds the candidates, and that is the row `none`."""
     candidates_per_query: int = Field(ge=2)
-    metric: Literal["mrr", "mrr@10", "ndcg@10", "recall@10", "has_right@1", "has_right@3", "has_right@5"]
-    must_beat: tuple[Literal["none", "base", "deployed"], ...] = Field(min_length=1)
+    """Passages of the dev split that the first stage finds for each query."""
+    metric: Literal[
+        "mrr", "mrr@10", "ndcg@10", "recall@5", "recall@10", "recall@20",
+        "has_right@1", "has_right@2", "has_right@3", "has_right@5", "has_right@10",
+    ]  # fmt: skip
+    """What the gate judges by."""
+    min_queries: int = Field(ge=1)
+    """With fewer queries in the dev split nothing is released: hardly anything is below another beyond noise there."""
+    must_beat: MustBeat
 
 
 class Release(_Section):

@@ -216,13 +216,14 @@ class Retraining(Construct):
             retry_on=_THROTTLED,
         )
         live = look_up_live_model(self, self._settings, self._failure)
-        candidates = self._settings.evaluation.candidates_per_query
+        evaluation = self._settings.evaluation
         evaluate = self._processing(
             "Evaluate",
             command="evaluate",
             arguments=(
                 "States.Array('--candidate', $.training.model_data, '--base', $.request.base_model, "
-                f"'--deployed', States.ArrayGetItem($.live.parts, 1), '--candidates', '{candidates}')"
+                f"'--deployed', States.ArrayGetItem($.live.parts, 1), '--candidates', '{evaluation.candidates_per_query}', "
+                f"'--first-stage', '{evaluation.first_stage}')"
             ),
             output="evaluation",
             comment="Candidate, base, deployed and no reranker on the same candidates",
@@ -236,14 +237,15 @@ class Retraining(Construct):
             result_path="$.gate",
             failure=self._failure,
         )
-        rejected = sfn.Fail(self, "Not good enough", error="NotGoodEnough", cause_path="$.gate.message")
+        reject = self._package("Register as rejected", "Rejected", "Kept with the reason, never deployed")
+        reject.next(sfn.Fail(self, "Not good enough", error="NotGoodEnough", cause_path="$.gate.reason"))
         passed = sfn.Choice(self, "Good enough to release?")
 
         choose.when(sfn.Condition.boolean_equals("$.request.mine_negatives", True), mine).otherwise(use_joined)
         mine.next(use_mined).next(train)
         use_joined.next(train)
         train.next(live).next(evaluate).next(gate).next(passed)
-        passed.when(sfn.Condition.boolean_equals("$.gate.passed", False), rejected).otherwise(self._register())
+        passed.when(sfn.Condition.boolean_equals("$.gate.passed", False), reject).otherwise(self._register())
         return sfn.Chain.start(choose)
 
     def _processing(self, name: str, *, command: str, arguments: str, output: str, comment: str) -> sfn.CustomState:
@@ -285,7 +287,7 @@ class Retraining(Construct):
                 "Subject": f"{self._settings.prefix}: a model waits for approval",
                 "Message.$": (
                     "States.Format('{} Report: {} Approve it to deploy it: ko-reranker models approve {}', "
-                    "$.gate.message, $.gate.report, $.package.arn)"
+                    "$.gate.message, $.gate.link, $.package.arn)"
                 ),
             },
             comment="Deployed when it is approved, by whom and whenever",

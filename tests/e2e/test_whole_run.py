@@ -45,7 +45,7 @@ def test_the_run_tells_what_it_does_and_ends_with_a_ranked_answer(deployed: Depl
         "✓ Join the translations",
         "✓ Train",
         "Train: step=",
-        "The candidate beats its base model.",
+        "The candidate is above its base model",
         "The known positive (→) was at rank",
         "tiny demonstration model",
         "curl -s http://127.0.0.1:",

@@ -40,6 +40,9 @@ def test_an_override_on_the_command_line_lies_over_both_and_takes_its_type() -> 
         ("alerts.email", "nobody", "alerts.email"),
         ("region", "Seoul", "region"),
         ("evaluation.must_beat", "[]", "evaluation.must_beat"),
+        ("evaluation.must_beat.base.demand", "better", "evaluation.must_beat.base.demand"),
+        ("evaluation.must_beat.baseline.demand", "above", "evaluation.must_beat.baseline is not a setting"),
+        ("evaluation.first_stage", "bigrams", "evaluation.first_stage"),
     ],
 )
 def test_a_value_that_does_not_do_is_told_by_its_key(key: str, value: str, said: str) -> None:
@@ -58,3 +61,16 @@ def test_all_mistakes_are_told_at_once() -> None:
 def test_an_unknown_stage_is_told_with_the_known_ones() -> None:
     with pytest.raises(SettingsError, match="local, dev, prod"):
         settings(stage="staging")
+
+
+def test_prod_asks_a_candidate_not_to_be_below_anything_and_local_to_be_above_its_base() -> None:
+    for stage in ("dev", "prod"):
+        asked = settings(stage=stage).evaluation.must_beat
+        assert {asked.none.demand, asked.base.demand, asked.deployed.demand} == {"not_below"}
+    local = settings(stage="local").evaluation.must_beat
+    assert (local.none, local.base.demand, local.deployed) == (None, "above", None)
+
+
+def test_a_gate_that_asks_for_nothing_is_refused() -> None:
+    with pytest.raises(SettingsError, match="one of none, base and deployed"):
+        settings(stage="local", **{"evaluation.must_beat.base": "null"})
