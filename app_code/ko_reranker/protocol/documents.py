@@ -70,12 +70,12 @@ def _object_text(item: Mapping[str, Any], where: str, rank_fields: tuple[str, ..
     _check_depth(item, where)
     picked = {name: item[name] for name in rank_fields if name in item}
     if picked:
-        return "\n".join(_lines(picked, ""))
+        return "\n".join(as_lines(picked, ""))
     if isinstance(item.get("text"), str):
         return item["text"]
     if isinstance(item.get("content"), (str, list)):
         return _content_text(item["content"], f"{where}.content")
-    return "\n".join(_lines(item, ""))
+    return "\n".join(as_lines(item, ""))
 
 
 def _content_text(content: str | list[Any], where: str) -> str:
@@ -90,18 +90,18 @@ def _content_text(content: str | list[Any], where: str) -> str:
     return "\n".join(parts)
 
 
-def _lines(fields: Mapping[str, Any], indent: str) -> Iterator[str]:
+def as_lines(fields: Mapping[str, Any], indent: str) -> Iterator[str]:
     """Yield ``key: value`` lines: nothing quoted, nothing escaped, so that Korean stays as the model knows it."""
     for key, value in fields.items():
         if value is None:
             continue
         if isinstance(value, dict):
             yield f"{indent}{key}:"
-            yield from _lines(value, indent + "  ")
+            yield from as_lines(value, indent + "  ")
         elif isinstance(value, list) and any(isinstance(item, (dict, list)) for item in value):
             yield f"{indent}{key}:"
             for item in value:
-                yield from _lines(item if isinstance(item, dict) else {"-": item}, indent + "  ")
+                yield from as_lines(item if isinstance(item, dict) else {"-": item}, indent + "  ")
         elif isinstance(value, list):
             yield f"{indent}{key}: {', '.join(_scalar(item) for item in value if item is not None)}"
         else:
