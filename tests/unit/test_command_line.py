@@ -18,7 +18,20 @@ def run(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.parametrize(
     "command",
-    ["retrain", "status", "rerank", "doctor", "train", "mine", "evaluate", "serve", "models register", "local run", "local up"],
+    [
+        "retrain",
+        "status",
+        "rerank",
+        "doctor",
+        "train",
+        "mine",
+        "evaluate",
+        "serve",
+        "models register",
+        "models rollback",
+        "local run",
+        "local up",
+    ],
 )
 def test_every_command_has_help_that_says_what_it_does(command: str) -> None:
     done = run(*command.split(), "--help")

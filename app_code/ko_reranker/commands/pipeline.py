@@ -21,7 +21,7 @@ StageOption = Annotated[
     str, typer.Option("--stage", help="local, dev or prod: the same commands for your machine and for AWS.")
 ]
 
-models = typer.Typer(no_args_is_help=True, help="The model registry: register, list, approve.")
+models = typer.Typer(no_args_is_help=True, help="The model registry: register, list, approve, rollback.")
 
 
 def retrain(
@@ -42,12 +42,17 @@ def retrain(
     console.print(arn)
     if not follow:
         return
+    _follow(target, arn, "retraining")
+
+
+def _follow(stage: Stage, execution: str, what: str) -> None:
+    """Show what happens in an execution until it ends; one that fails is this command's failure."""
     with ExecutionView() as view:
-        for item in executions.follow(target, arn, poll_seconds=0.5 if stage == "local" else 5.0):
+        for item in executions.follow(stage, execution, poll_seconds=0.5 if stage.name == "local" else 5.0):
             view.show(item)
-    outcome = executions.outcome(target, arn)
+    outcome = executions.outcome(stage, execution)
     if not outcome.succeeded:
-        raise OperationError(f"the retraining ended {outcome.status}: {outcome.cause}")
+        raise OperationError(f"the {what} ended {outcome.status}: {outcome.cause}")
     console.print(f"[green]✓[/] {outcome.status}")
 
 
@@ -135,11 +140,14 @@ def register(
 @models.command("list")
 def list_models(stage: StageOption = "local") -> None:
     """List the registry, the newest first."""
+    target = Stage.connect(stage, Project.find())
+    live = target.live_model()
     table = Table(box=None, header_style="dim")
-    for column in ("Version", "Approval", "ARN", "Description"):
+    for column in ("Version", "Approval", "Live", "ARN", "Description"):
         table.add_column(column, overflow="fold")
-    for item in packages.packages(Stage.connect(stage, Project.find())):
-        table.add_row(str(item.version), item.approval, item.arn, escape(item.description))
+    for item in packages.packages(target):
+        mark = "live" if live and live[0] == item.arn else ""
+        table.add_row(str(item.version), item.approval, mark, item.arn, escape(item.description))
     console.print(table)
 
 
@@ -150,3 +158,17 @@ def approve(
 ) -> None:
     """Approve a model package, which deploys it."""
     console.print(f"Approved: {packages.approve(Stage.connect(stage, Project.find()), package)}")
+
+
+@models.command()
+def rollback(
+    package: Annotated[
+        str | None, typer.Argument(help="An approved package's ARN or version number.", show_default="the one live before")
+    ] = None,
+    stage: StageOption = "local",
+) -> None:
+    """Make an approved package live again: the deploy state machine, started by hand."""
+    target = Stage.connect(stage, Project.find())
+    arn, execution = packages.rollback(target, package)
+    console.print(f"Back to {arn}")
+    _follow(target, execution, "release")

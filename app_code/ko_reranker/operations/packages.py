@@ -1,4 +1,4 @@
-"""Model packages: put a model into the registry, list what is there, approve."""
+"""Model packages: put a model into the registry, list what is there, approve one, go back to an earlier one."""
 
 from __future__ import annotations
 
@@ -8,8 +8,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from ko_reranker.operations import executions
 from ko_reranker.operations.errors import OperationError
 from ko_reranker.operations.stage import Stage
+
+APPROVED = "Approved"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +56,7 @@ def register(stage: Stage, model: str, *, approve: bool) -> str:
     answer = stage.client("sagemaker").create_model_package(
         ModelPackageGroupName=stage.output("ModelPackageGroup"),
         ModelPackageDescription=f"{model}, registered by hand",
-        ModelApprovalStatus="Approved" if approve else "PendingManualApproval",
+        ModelApprovalStatus=APPROVED if approve else "PendingManualApproval",
         InferenceSpecification={
             "Containers": [container],
             "SupportedContentTypes": ["application/json"],
@@ -95,14 +98,63 @@ def packages(stage: Stage) -> Iterator[ModelPackage]:
             )
 
 
-def approve(stage: Stage, package: str) -> str:
-    """Approve a package, by ARN or version number, and return its ARN; the deploy state machine starts by itself.
+def find(stage: Stage, package: str) -> ModelPackage:
+    """Return a package by its ARN or version number.
 
     Raises:
         OperationError: when there is no such package.
     """
     for item in packages(stage):
         if package in (item.arn, str(item.version)):
-            stage.client("sagemaker").update_model_package(ModelPackageArn=item.arn, ModelApprovalStatus="Approved")
-            return item.arn
+            return item
     raise OperationError(f"no model package {package!r} in the registry: see `ko-reranker models list --stage {stage.name}`")
+
+
+def approve(stage: Stage, package: str) -> str:
+    """Approve a package, by ARN or version number, and return its ARN; the deploy state machine starts by itself.
+
+    Raises:
+        OperationError: when there is no such package, or approving it again would start nothing.
+    """
+    item = find(stage, package)
+    if item.approval == APPROVED:
+        raise OperationError(
+            f"{item.arn} is approved already, and approving it again starts nothing: make it live with "
+            f"`ko-reranker models rollback {item.version} --stage {stage.name}`"
+        )
+    stage.client("sagemaker").update_model_package(ModelPackageArn=item.arn, ModelApprovalStatus=APPROVED)
+    return item.arn
+
+
+def rollback(stage: Stage, package: str | None = None) -> tuple[str, str]:
+    """Start the deploy state machine with an approved package; return the package's ARN and the execution's.
+
+    Args:
+        package: its ARN or version number; None takes the one that was live before the one that is.
+
+    Raises:
+        OperationError: when there is no such package, or it can't be made live.
+    """
+    live = stage.live_model()
+    item = find(stage, package or _live_before(stage, live[0] if live else None))
+    if live and item.arn == live[0]:
+        raise OperationError(f"{item.arn} is live already: nothing to do")
+    if item.approval != APPROVED:
+        raise OperationError(
+            f"{item.arn} is {item.approval}, and only an approved package is deployed: see `ko-reranker models approve`"
+        )
+    return item.arn, executions.start(stage, "DeployStateMachine", {"model_package": item.arn})
+
+
+def _live_before(stage: Stage, live: str | None) -> str:
+    """The package whose release ended well last, the live one's aside."""
+    pages = stage.client("dynamodb").get_paginator("scan").paginate(TableName=stage.output("ReleasesTable"))
+    released = [
+        (item["at"]["S"], item["id"]["S"])
+        for page in pages
+        for item in page["Items"]
+        if item.get("status", {}).get("S") in ("live", "recorded") and item["id"]["S"] != live
+    ]
+    if not released:
+        raise OperationError("no other package has been live before: name one, by ARN or version number")
+    return max(released)[1]
