@@ -32,6 +32,8 @@ def train() -> None:
     checkpoints = BASE / "checkpoints"
     resumed = sorted(p.name for p in checkpoints.iterdir())
     (checkpoints / f"step-{len(resumed)}").write_text("state")
+    if not resumed:
+        time.sleep(float(parameters.get("first_step_seconds", 0)))
     for step in range(3):
         print(f"step={step + 1}/3 loss={1 / (step + 1):.4f}", flush=True)
         time.sleep(float(parameters.get("step_seconds", 0)))

@@ -266,6 +266,35 @@ def test_a_later_job_finds_the_checkpoints_of_an_earlier_one(cloud: LocalCloud) 
     assert report["resumed"] == ["step-0"]
 
 
+def test_an_interrupted_spot_job_goes_on_from_its_checkpoints_on_other_instances(cloud: LocalCloud) -> None:
+    sagemaker, name = cloud.client("sagemaker"), "spot"
+    request = training_request(
+        name,
+        HyperParameters={"first_step_seconds": "30"},
+        CheckpointConfig={"S3Uri": f"s3://{BUCKET}/mine/checkpoints/spot"},
+        EnableManagedSpotTraining=True,
+        StoppingCondition={"MaxRuntimeInSeconds": 60, "MaxWaitTimeInSeconds": 60},
+    )
+    sagemaker.create_training_job(**request)
+    checkpoint = cloud.settings.home / "sagemaker/training/spot/algo-1/checkpoints/step-0"
+    eventually(checkpoint.exists)
+    cloud.interrupt(name)
+    job = ended(lambda: sagemaker.describe_training_job(TrainingJobName=name), "TrainingJobStatus")
+    assert job["TrainingJobStatus"] == "Completed"
+    assert read_json(cloud, job["ModelArtifacts"]["S3ModelArtifacts"] + "model.json")["resumed"] == ["step-0"]
+    assert [t["Status"] for t in job["SecondaryStatusTransitions"]] == [
+        "Starting", "Downloading", "Training", "Interrupted", "Starting", "Downloading", "Training", "Uploading", "Completed",
+    ]  # fmt: skip
+
+
+def test_only_a_spot_job_that_trains_is_interrupted(cloud: LocalCloud) -> None:
+    train(cloud, "on-demand")
+    with pytest.raises(LocalCloudError, match="no spot instances"):
+        cloud.interrupt("on-demand")
+    with pytest.raises(LocalCloudError, match="not found"):
+        cloud.interrupt("nobody")
+
+
 def test_a_failed_job_tells_its_own_sentence(cloud: LocalCloud) -> None:
     job = train(cloud, "failing", HyperParameters={"fail": "The data set has no records."})
     assert job["TrainingJobStatus"] == "Failed"

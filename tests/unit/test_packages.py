@@ -107,5 +107,5 @@ def test_approving_twice_is_told_because_it_would_start_nothing(stage: Stage) ->
 
 def test_a_package_that_is_not_there_is_told_with_the_command_that_lists(stage: Stage) -> None:
     for command in (packages.approve, packages.rollback):
-        with pytest.raises(OperationError, match="'7'.*models list --stage dev"):
+        with pytest.raises(OperationError, match=r"'7'.*models list --stage dev"):
             command(stage, "7")

@@ -1,4 +1,4 @@
-"""``ko-reranker local up | down | status | env``: the local cloud's server."""
+"""``ko-reranker local up | down | status | env | interrupt``: the local cloud's server."""
 
 from __future__ import annotations
 
@@ -93,6 +93,21 @@ def env(root: Root = None) -> None:
     """Print the variables that lead the AWS CLI, boto3 and the CDK CLI to the local cloud: eval "$(ko-reranker local env)"."""
     for name, value in _running(root).environment().items():
         typer.echo(f"export {name}={shlex.quote(value)}")
+
+
+@app.command()
+def interrupt(
+    training_job: Annotated[str, typer.Argument(help="A running training job on spot instances, as `local status` lists it.")],
+    root: Root = None,
+) -> None:
+    """Take a spot training job's instances away, as AWS may at any moment: it starts again from its checkpoints."""
+    from ko_reranker.local.cloud import LocalCloudError
+
+    try:
+        _running(root).interrupt(training_job)
+    except LocalCloudError as error:
+        raise OperationError(str(error)) from None
+    typer.echo(f"{training_job} is interrupted; it goes on by itself.")
 
 
 def _folder(root: Path | None) -> Path:

@@ -207,6 +207,26 @@ class LocalCloud:
             **options,
         )
 
+    def interrupt(self, training_job: str) -> None:
+        """Take a spot training job's instances away, as AWS may at any moment; it starts again from its checkpoints.
+
+        Raises:
+            LocalCloudError: the job doesn't train on spot instances now.
+        """
+        from botocore.exceptions import ClientError
+
+        from ko_reranker.local.sagemaker.training import INTERRUPT_FILE
+
+        try:
+            job = self.client("sagemaker").describe_training_job(TrainingJobName=training_job)
+        except ClientError as error:
+            raise LocalCloudError(f"{training_job}: {error.response['Error']['Message']}") from None
+        if not job.get("EnableManagedSpotTraining"):
+            raise LocalCloudError(f'{training_job} has no spot instances: retrain with {{"use_spot": true}}')
+        if job["SecondaryStatus"] != "Training":
+            raise LocalCloudError(f"{training_job} is {job['SecondaryStatus']}; only a job that is Training can be interrupted")
+        (self.settings.home / "sagemaker" / "training" / training_job / INTERRUPT_FILE).touch()
+
     def last_log_lines(self, count: int = _LOG_LINES_SHOWN) -> str:
         """Return the end of the server's log."""
         try:

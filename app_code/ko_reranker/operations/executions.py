@@ -168,9 +168,11 @@ class _TrainingLog:
         self._token: dict[str, str] = {}
 
     def new(self) -> Iterator[Step]:
-        self._stream = self._stream or self._find()
-        if self._stream is None:
+        newest = self._find()
+        if newest is None:
             return
+        if newest != self._stream:  # another attempt, or other spot instances, begin a stream of their own
+            self._stream, self._token = newest, {}
         answer = self._client.get_log_events(
             logGroupName=_TRAINING_LOG, logStreamName=self._stream, startFromHead=True, **self._token
         )

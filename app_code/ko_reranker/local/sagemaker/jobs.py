@@ -69,10 +69,12 @@ class Outcome:
     Attributes:
         stopped: ``Stopped`` or ``MaxRuntimeExceeded`` when the job was ended from outside, else None.
         failed: the first host that failed and its exit status, else None.
+        interrupted: the instances were taken away; the job goes on with others.
     """
 
     stopped: str | None = None
     failed: tuple[Host, int] | None = None
+    interrupted: bool = False
 
 
 @dataclass
@@ -165,8 +167,13 @@ class Cluster:
             log_file = self.directory / f"{host.name}.log"
             host.container = Container(command, environment, host.base, log_file, line)
 
-    def wait(self, max_seconds: float, meanwhile: Callable[[], None] | None = None) -> Outcome:
-        """Wait for all hosts; end them when one fails, when the job is stopped, or when its time is over."""
+    def wait(
+        self,
+        max_seconds: float,
+        meanwhile: Callable[[], None] | None = None,
+        interrupted: Callable[[], bool] = lambda: False,
+    ) -> Outcome:
+        """Wait for all hosts; end them when one fails, when the job is stopped or interrupted, or when its time is over."""
         deadline = time.monotonic() + max_seconds
         outcome = Outcome()
         one_failed_at: float | None = None
@@ -181,11 +188,17 @@ class Cluster:
             if self.control.stop.is_set() or time.monotonic() > deadline:
                 outcome.stopped = "Stopped" if self.control.stop.is_set() else "MaxRuntimeExceeded"
                 break
+            if interrupted():
+                outcome.interrupted = True
+                break
             if meanwhile:
                 meanwhile()
             time.sleep(0.1)
         running = [host.container for host in self.hosts if host.container and host.container.returncode is None]
         ended_by_itself = {h.name for h in self.hosts if h.container and h.container.returncode is not None}
+        if outcome.interrupted:  # a machine that is gone asks nobody
+            for container in running:
+                container.kill()
         stop_all(running, grace=5.0 if self.control.shutdown.is_set() else STOP_GRACE_SECONDS)
         for host in self.hosts:
             status = host.container.wait() if host.container else 0

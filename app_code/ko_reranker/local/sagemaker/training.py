@@ -19,6 +19,8 @@ from ko_reranker.local.sagemaker.store import Record, shown
 LOG_GROUP = "/aws/sagemaker/TrainingJobs"
 DEFAULT_CHECKPOINT_PATH = "/opt/ml/checkpoints"
 CHECKPOINT_SECONDS = 10.0
+# In a spot job's folder: take its instances away.
+INTERRUPT_FILE = "interrupt"
 _ENDED = ("Completed", "Failed", "Stopped")
 
 
@@ -121,15 +123,16 @@ class TrainingJobs:
             job["BillableTimeInSeconds"] = job["TrainingTimeInSeconds"]
 
     def _run(self, job: Record, control: Control) -> None:
-        name, resources = job["TrainingJobName"], job["ResourceConfig"]
+        name = job["TrainingJobName"]
         cluster: Cluster | None = None
         status, secondary, reason = "Failed", "Failed", None
         try:
-            count = resources.get("InstanceCount", 1)
-            cluster = Cluster(self._context, "training", name, job["RoleArn"], count, LOG_GROUP, control)
-            self._note(job, "Downloading", "Downloading input data")
-            checkpoints = self._prepare(job, cluster)
-            outcome = self._train(job, cluster, checkpoints)
+            cluster, outcome = self._attempt(job, control)
+            while outcome.interrupted:
+                cluster.close()
+                self._note(job, "Interrupted", "Training job interrupted: its spot instances were taken back")
+                self._note(job, "Starting", "Launching requested ML instances")
+                cluster, outcome = self._attempt(job, control)
             if not control.shutdown.is_set():
                 self._note(job, "Uploading", "Uploading generated training model")
                 self._upload(job, cluster, outcome)
@@ -148,6 +151,18 @@ class TrainingJobs:
             self._running.pop(name, None)
             detail = {n: job[n] for n in ("TrainingJobName", "TrainingJobArn", "TrainingJobStatus", "SecondaryStatus")}
             self._context.emit("SageMaker Training Job State Change", job["TrainingJobArn"], detail)
+
+    def _attempt(self, job: Record, control: Control) -> tuple[Cluster, Outcome]:
+        """Train on fresh instances, from the checkpoints there are."""
+        count = job["ResourceConfig"].get("InstanceCount", 1)
+        cluster = Cluster(self._context, "training", job["TrainingJobName"], job["RoleArn"], count, LOG_GROUP, control)
+        try:
+            self._note(job, "Downloading", "Downloading input data")
+            checkpoints = self._prepare(job, cluster)
+            return cluster, self._train(job, cluster, checkpoints)
+        except Exception:
+            cluster.close()
+            raise
 
     def _prepare(self, job: Record, cluster: Cluster) -> list[transfer.FolderSync]:
         resources = job["ResourceConfig"]
@@ -179,7 +194,7 @@ class TrainingJobs:
         argv = resolve_entrypoint(entrypoint, image) if entrypoint else [*image.command, "train"]
         argv += specification.get("ContainerArguments", [])
         with self._context.store.change():
-            job["TrainingStartTime"] = now()
+            job.setdefault("TrainingStartTime", now())
             self._enter(job, "Training", "Training image download completed. Training in progress.")
         cluster.start(argv, image, variables, metrics.read)
         last_sync = time.monotonic()
@@ -191,7 +206,9 @@ class TrainingJobs:
                     sync.upload()
                 last_sync = time.monotonic()
 
-        outcome = cluster.wait(job["StoppingCondition"].get("MaxRuntimeInSeconds", 86400), meanwhile)
+        interrupt = cluster.directory / INTERRUPT_FILE
+        left = job["StoppingCondition"].get("MaxRuntimeInSeconds", 86400) - (now() - job["TrainingStartTime"])
+        outcome = cluster.wait(left, meanwhile, lambda: job.get("EnableManagedSpotTraining", False) and interrupt.exists())
         for sync in checkpoints:
             sync.upload()
         with self._context.store.change():
