@@ -113,7 +113,7 @@ def _describe(
     if operation == "openapi":
         from ko_reranker.protocol import openapi  # asked for once in a while, so that no cold start pays for it
 
-        return openapi.document(_base_url(event))
+        return openapi.document(_base_url(event), max_documents=settings.max_documents)
     facts = endpoint.facts(report.request_id, on_call=report.count_call)
     return describe(operation, replace(facts, max_documents=settings.max_documents))
 

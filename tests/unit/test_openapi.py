@@ -1,35 +1,25 @@
-"""The OpenAPI document is true to what is served: schemathesis asks by it, and finds nothing."""
+"""The OpenAPI document is true to what is served: schemathesis asks by it, with every check it has, and finds nothing."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import schemathesis
 from hypothesis import HealthCheck, Phase, settings
 from jsonschema_rs import meta
-from schemathesis.checks import not_a_server_error
-from schemathesis.specs.openapi.checks import (
-    content_type_conformance,
-    positive_data_acceptance,
-    response_headers_conformance,
-    response_schema_conformance,
-    status_code_conformance,
-)
+from public_api import KEY, PublicApi
 from starlette.types import Receive, Scope, Send
 
-from ko_reranker.protocol import PUBLIC_ROUTES, openapi
+from ko_reranker.protocol import PUBLIC_ROUTES, openapi, parse_request
+from ko_reranker.protocol.dialects import DIALECTS
+from ko_reranker.protocol.openapi.requests import EXAMPLES
 from ko_reranker.rankers import Scored
 from ko_reranker.serving import create_app
 
-CHECKS = [
-    not_a_server_error,
-    status_code_conformance,
-    content_type_conformance,
-    response_headers_conformance,
-    response_schema_conformance,
-    positive_data_acceptance,
-]
+# One handler serves all rerank paths: at this one, and at all that is only read, schemathesis tries every edge.
+SEARCHED = "^(/v2/rerank|/v1/models|/models|/info|/health|/openapi.json)$"
 
 
 class Lengths:
@@ -38,13 +28,16 @@ class Lengths:
     max_length = 512
     model_id = "lengths"
 
-    def score_detailed(self, query: str, documents: Sequence[str]) -> Scored:
+    def score_detailed(self, query: str, documents: Sequence[str], **options: Any) -> Scored:
         lengths = np.array([len(document) for document in documents], dtype=np.int32)
         return Scored(lengths.astype(np.float32) - 4, lengths, lengths > 400, False)
 
+    def close(self) -> None:
+        pass
+
 
 class FreshApp:
-    """An app for each lifespan: schemathesis starts and stops it around every call."""
+    """The container's app, one for each lifespan: schemathesis starts and stops it around every call."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -52,20 +45,52 @@ class FreshApp:
         await self._app(scope, receive, send)
 
 
-SCHEMA = schemathesis.openapi.from_dict(openapi.document())
-SCHEMA.app = FreshApp()
+def schema(app: Any, *, keys: bool, searched: bool) -> schemathesis.BaseSchema:
+    found = schemathesis.openapi.from_dict(openapi.document(keys=keys))
+    found.app = app
+    found.config.phases.coverage.enabled = searched
+    chosen = found.include if searched else found.exclude
+    return chosen(path_regex=SEARCHED)
 
 
-@SCHEMA.parametrize()
-@settings(
-    max_examples=12,
-    deadline=None,
-    derandomize=True,
-    phases=[Phase.generate],
-    suppress_health_check=list(HealthCheck),
-)
-def test_what_the_document_allows_is_answered_as_it_says(case: schemathesis.Case) -> None:
-    case.call_and_validate(checks=CHECKS)
+def finding_nothing(examples: int) -> Callable[..., Any]:
+    """The settings of a search: the document's own examples, every edge of its schemas, and this many bodies made up."""
+    return settings(
+        max_examples=examples,
+        deadline=None,
+        derandomize=True,
+        database=None,
+        phases=[Phase.explicit, Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+
+
+CONTAINER, CONTAINERS_OTHER_PATHS = (schema(FreshApp(), keys=False, searched=searched) for searched in (True, False))
+PUBLIC, OTHER_PUBLIC_PATHS = (schema(PublicApi(), keys=True, searched=searched) for searched in (True, False))
+
+
+@CONTAINER.parametrize()
+@finding_nothing(30)
+def test_the_container_answers_as_the_document_says(case: schemathesis.Case) -> None:
+    case.call_and_validate()
+
+
+@CONTAINERS_OTHER_PATHS.parametrize()
+@finding_nothing(8)
+def test_the_container_answers_alike_at_every_path(case: schemathesis.Case) -> None:
+    case.call_and_validate()
+
+
+@PUBLIC.parametrize()
+@finding_nothing(30)
+def test_the_rerank_function_answers_as_the_document_says(case: schemathesis.Case) -> None:
+    case.call_and_validate(headers={"Authorization": f"Bearer {KEY}"})
+
+
+@OTHER_PUBLIC_PATHS.parametrize()
+@finding_nothing(8)
+def test_the_rerank_function_answers_alike_at_every_path(case: schemathesis.Case) -> None:
+    case.call_and_validate(headers={"Authorization": KEY})
 
 
 def test_every_route_is_in_it_and_nothing_else() -> None:
@@ -78,3 +103,12 @@ def test_every_route_is_in_it_and_nothing_else() -> None:
 def test_its_schemas_are_json_schema() -> None:
     for schema in openapi.document()["components"]["schemas"].values():
         meta.validate({"$schema": "https://json-schema.org/draft/2020-12/schema", **schema})
+
+
+def test_every_dialect_has_an_example_and_every_example_is_read() -> None:
+    assert {parse_request(body, "/v2/rerank").dialect for _, body in EXAMPLES.values()} == {d.name for d in DIALECTS}
+
+
+def test_the_limit_of_documents_is_the_one_that_is_set() -> None:
+    parts = openapi.document(max_documents=7)["components"]["schemas"]
+    assert parts["Documents"]["anyOf"][1]["maxItems"] == parts["Sources"]["properties"]["sources"]["maxItems"] == 7

@@ -8,6 +8,7 @@ from ko_reranker.protocol import (
     CONTAINER_ROUTES,
     PUBLIC_ROUTES,
     ProtocolError,
+    asks_for_facts,
     check_content_type,
     decode_body,
     find_operation,
@@ -47,6 +48,7 @@ def test_the_native_body_is_query_documents_and_top_n():
         ([{"quote": 'say "안녕"\n끝'}], ['quote: say "안녕"\n끝']),
         ([""], [""]),
         ([{}], [""]),
+        ([{"text": "본문", "content": [{"type": "image_url"}]}], ["본문"]),
     ],
 )
 def test_a_document_is_a_string_or_any_object(documents, expected):
@@ -68,6 +70,18 @@ def test_null_is_absent_and_strings_are_read_as_what_they_say():
     assert request.api_version == "1"
 
 
+@pytest.mark.parametrize("value", [True, 1, 1.0, "true", "True", "TRUE", "1"])
+def test_a_flag_is_what_clients_mean_by_it(value):
+    assert parse_request({"query": QUERY, "documents": DOCUMENTS, "return_documents": value}, "/rerank").return_documents
+
+
+@pytest.mark.parametrize("value", [10**400, 1e300, "9" * 18])
+def test_a_count_that_no_machine_holds_is_no_limit(value):
+    body = {"query": QUERY, "documents": DOCUMENTS, "top_n": value, "max_tokens_per_doc": value}
+    request = parse_request(body, "/rerank")
+    assert request.top_n == request.max_tokens_per_doc == 2**31 - 1
+
+
 def test_top_n_past_the_end_is_fine_and_top_k_is_top_n():
     assert parse_request({"query": QUERY, "documents": DOCUMENTS, "top_n": 99}, "/rerank").top_n == 99
     assert parse_request({"query": QUERY, "documents": DOCUMENTS, "top_k": 1}, "/rerank").top_n == 1
@@ -80,6 +94,10 @@ def test_top_n_past_the_end_is_fine_and_top_k_is_top_n():
         ({"top_k": -1}, "top_k"),
         ({"top_n": 1.5}, "top_n"),
         ({"top_n": True}, "top_n"),
+        ({"top_n": "ten"}, "top_n"),
+        ({"top_n": "0"}, "top_n"),
+        ({"top_n": "9" * 30}, "top_n"),
+        ({"return_documents": [True]}, "return_documents"),
         ({"return_documents": "perhaps"}, "return_documents"),
         ({"model": 5}, "model"),
         ({"query": None}, "query"),
@@ -147,6 +165,12 @@ def test_lambda_and_container_understand_each_other():
             request.query_of(i) for i in range(len(request.documents))
         ]
         assert [document.text for document in asked.documents] == [document.text for document in request.documents]
+
+
+def test_only_the_containers_own_path_speaks_with_the_rerank_function():
+    body = {"format": "logits", "query": QUERY, "documents": DOCUMENTS}
+    assert [parse_request(body, path).dialect for path in ("/invocations", "/v2/rerank")] == ["logits", "cohere"]
+    assert [asks_for_facts({"format": "facts"}, path) for path in ("/invocations", "/v2/rerank")] == [True, False]
 
 
 def test_what_no_tokenizer_takes_is_taken_out():

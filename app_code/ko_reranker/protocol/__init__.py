@@ -8,10 +8,10 @@ from __future__ import annotations
 from typing import Any
 
 from .canonical import BLANK_LOGIT, Document, RerankRequest, RerankResult
-from .dialects import BY_NAME, DIALECTS
+from .dialects import BY_NAME, DIALECTS, LOGITS
 from .errors import ProtocolError, busy, invalid
 from .fields import kind
-from .routes import CONTAINER_ROUTES, PUBLIC_ROUTES, find_operation, normalise_path
+from .routes import CONTAINER_ROUTES, INVOCATIONS, PUBLIC_ROUTES, find_operation, normalise_path
 from .service import FACTS_REQUEST, MAX_DOCUMENTS, ServiceFacts, asks_for_facts, check_documents, describe
 from .wire import check_content_type, decode_body, encode_body
 
@@ -53,7 +53,7 @@ def parse_request(body: Any, path: str) -> RerankRequest:
     if not isinstance(body, dict):
         raise invalid("body", f"must be a JSON object, is {kind(body)}")
     present = {name: value for name, value in body.items() if value is not None}
-    for dialect in DIALECTS:
+    for dialect in (LOGITS, *DIALECTS) if path == INVOCATIONS else DIALECTS:
         if dialect.matches(present):
             return dialect.parse(present, path)
     raise invalid("documents", 'is missing; send {"query", "documents"}, and GET /openapi.json tells the other shapes')

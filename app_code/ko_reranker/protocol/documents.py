@@ -11,7 +11,8 @@ from .errors import invalid
 from .fields import kind
 from .wire import clean
 
-_MAX_DEPTH = 32
+# An object is echoed as it is, so it must be writable: Python's own writer gives up at some depth.
+MAX_DEPTH = 32
 
 
 def read_documents(value: Any, where: str = "documents", rank_fields: tuple[str, ...] = ()) -> tuple[Document, ...]:
@@ -68,19 +69,19 @@ def read_document(item: Any, where: str, rank_fields: tuple[str, ...] = ()) -> D
 def _object_text(item: Mapping[str, Any], where: str, rank_fields: tuple[str, ...]) -> str:
     # An object is echoed as it is, so even the fields that are not scored must be writable.
     _check_depth(item, where)
+    text, content = item.get("text"), item.get("content")
+    if not isinstance(text, str) and isinstance(content, list):
+        content = _content_text(content, f"{where}.content")
     picked = {name: item[name] for name in rank_fields if name in item}
     if picked:
         return "\n".join(as_lines(picked, ""))
-    if isinstance(item.get("text"), str):
-        return item["text"]
-    if isinstance(item.get("content"), (str, list)):
-        return _content_text(item["content"], f"{where}.content")
+    for whole in (text, content):
+        if isinstance(whole, str):
+            return whole
     return "\n".join(as_lines(item, ""))
 
 
-def _content_text(content: str | list[Any], where: str) -> str:
-    if isinstance(content, str):
-        return content
+def _content_text(content: list[Any], where: str) -> str:
     parts = []
     for index, part in enumerate(content):
         text = part.get("text") if isinstance(part, dict) else part
@@ -114,11 +115,11 @@ def _scalar(value: Any) -> str:
 
 def _check_depth(item: Any, where: str) -> None:
     level = [item]
-    for _ in range(_MAX_DEPTH):
+    for _ in range(MAX_DEPTH):
         level = [child for node in level for child in _children(node)]
         if not level:
             return
-    raise invalid(where, f"is nested deeper than {_MAX_DEPTH} levels")
+    raise invalid(where, f"is nested deeper than {MAX_DEPTH} levels")
 
 
 def _children(node: Any) -> list[Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,7 +10,14 @@ from .errors import invalid
 from .wire import clean, is_blank
 
 ORDERS = ("relevance", "lost_in_the_middle")
-_FLAGS = {"true": True, "1": True, "false": False, "0": False}
+# What a flag may be; 1 and 0 are in it as well, equal to true and false.
+FLAGS = {True: True, False: False} | dict.fromkeys(("true", "True", "TRUE", "1"), True)
+FLAGS |= dict.fromkeys(("false", "False", "FALSE", "0"), False)
+# A count that a client wrote as a string.
+COUNT = "^0*[1-9][0-9]{0,17}$"
+_COUNT = re.compile(COUNT[1:-1])
+# More than that of anything is as good as no limit, and fits what any machine counts in.
+_MOST = 2**31 - 1
 
 
 def read_query(value: Any, where: str = "query") -> str:
@@ -30,9 +38,7 @@ def read_flag(body: Mapping[str, Any], name: str) -> bool:
     value = body.get(name)
     if value is None:
         return False
-    if isinstance(value, bool):
-        return value
-    flag = _FLAGS.get(str(value).strip().lower()) if isinstance(value, (str, int)) else None
+    flag = FLAGS.get(value) if isinstance(value, (str, int, float)) else None
     if flag is None:
         raise invalid(name, f"must be true or false, is {kind(value)}")
     return flag
@@ -45,10 +51,10 @@ def read_count(body: Mapping[str, Any], name: str) -> int | None:
         return None
     count = _whole(value)
     if count is None:
-        raise invalid(name, f"must be a whole number, is {kind(value)}")
+        raise invalid(name, f"must be a whole number of at least 1, is {kind(value)}")
     if count < 1:
         raise invalid(name, "must be at least 1")
-    return count
+    return min(count, _MOST)
 
 
 def read_name(body: Mapping[str, Any], name: str) -> str | None:
@@ -65,6 +71,14 @@ def read_choice(body: Mapping[str, Any], name: str, choices: Sequence[str]) -> s
     if value is not None and value not in choices:
         raise invalid(name, f"must be one of {', '.join(choices)}")
     return value
+
+
+def read_object(body: Mapping[str, Any], name: str, where: str) -> Mapping[str, Any]:
+    """Return an object of the body; absent is empty."""
+    value = body.get(name)
+    if value is not None and not isinstance(value, dict):
+        raise invalid(where, f"must be an object, is {kind(value)}")
+    return value or {}
 
 
 def read_scoring(body: Mapping[str, Any]) -> dict[str, Any]:
@@ -90,7 +104,5 @@ def _whole(value: Any) -> int | None:
     if isinstance(value, float):
         return int(value) if value.is_integer() else None
     if isinstance(value, str):
-        digits = value.strip()
-        sign, digits = (-1, digits[1:]) if digits.startswith("-") else (1, digits)
-        return sign * int(digits) if digits.isascii() and digits.isdigit() and len(digits) < 20 else None
+        return int(value) if _COUNT.fullmatch(value) else None
     return value if isinstance(value, int) else None

@@ -13,6 +13,8 @@ Routes = Mapping[str, tuple[str, str]]
 RERANK_PATHS = ("/v2/rerank", "/v1/rerank", "/rerank", "/v1/reranks", "/reranks", "/v1/reranking", "/v1/ranking")
 SCORE_PATHS = ("/score", "/v1/score")
 NIM_PATH = "/v1/retrieval/{model}/reranking"
+# SageMaker's own, of the container only; here, too, the rerank Lambda asks for logits and facts.
+INVOCATIONS = "/invocations"
 
 PUBLIC_ROUTES: Routes = {
     **{path: ("POST", "rerank") for path in (*RERANK_PATHS, *SCORE_PATHS, NIM_PATH)},
@@ -26,11 +28,11 @@ CONTAINER_ROUTES: Routes = {
     **PUBLIC_ROUTES,
     "/ping": ("GET", "health"),
     "/metrics": ("GET", "metrics"),
-    "/invocations": ("POST", "rerank"),
+    INVOCATIONS: ("POST", "rerank"),
 }
 
 _SLASHES = re.compile("/{2,}")
-_NIM = re.compile(r"/v1/retrieval/.+/reranking")
+_NIM = re.compile(r"/v1/retrieval/.+/reranking", re.DOTALL)
 _INFINITY = "/infinity/"
 
 

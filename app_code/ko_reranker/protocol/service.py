@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .errors import invalid
+from .routes import INVOCATIONS
 
 # A request with more documents is refused: past it callers wait longer than they do.
 MAX_DOCUMENTS = 10_000
@@ -47,9 +48,9 @@ class ServiceFacts:
         return {"model": self.model, "max_length": self.max_length}
 
 
-def asks_for_facts(body: Any) -> bool:
-    """Return whether a decoded body is ``FACTS_REQUEST``."""
-    return isinstance(body, dict) and body.get("format") == FACTS_REQUEST["format"]
+def asks_for_facts(body: Any, path: str) -> bool:
+    """Return whether a decoded body is ``FACTS_REQUEST``, which only the container's own path answers."""
+    return path == INVOCATIONS and isinstance(body, dict) and body.get("format") == FACTS_REQUEST["format"]
 
 
 def check_documents(count: int, most: int) -> None:

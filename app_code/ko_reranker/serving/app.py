@@ -117,7 +117,7 @@ class RerankEndpoint:
     async def _rerank(self, request: Request, path: str, request_id: str, facts: dict[str, Any]) -> Any:
         check_content_type(request.headers.get("content-type"))
         body = decode_body(await self._body(request))
-        if asks_for_facts(body):
+        if asks_for_facts(body, path):
             return self._facts.encode()
         rerank = parse_request(body, path)
         check_documents(len(rerank.documents), self._options.max_documents)
@@ -132,7 +132,7 @@ class RerankEndpoint:
         if operation == "metrics":
             return Response(self._counters.render(), media_type="text/plain; version=0.0.4")
         if operation == "openapi":
-            return _json(200, openapi.document())
+            return _json(200, openapi.document(max_documents=self._options.max_documents, keys=False))
         return _json(200, describe(operation, self._facts))
 
     async def _body(self, request: Request) -> bytes:

@@ -38,5 +38,7 @@ def _dialect(module: ModuleType) -> Dialect:
 
 
 # The first that matches a body parses it.
-DIALECTS = tuple(_dialect(module) for module in (logits, score, cohere, tei, nim, mixedbread, bedrock, parallel, pairs))
-BY_NAME = {dialect.name: dialect for dialect in DIALECTS}
+DIALECTS = tuple(_dialect(module) for module in (score, cohere, tei, nim, mixedbread, bedrock, parallel, pairs))
+# Spoken at the container's own path only, before all others.
+LOGITS = _dialect(logits)
+BY_NAME = {dialect.name: dialect for dialect in (LOGITS, *DIALECTS)}

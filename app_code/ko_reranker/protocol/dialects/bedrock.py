@@ -8,10 +8,13 @@ from typing import Any
 from ..canonical import Document, RerankRequest, RerankResult
 from ..documents import read_document
 from ..errors import invalid
-from ..fields import kind, read_count, read_query, read_scoring
+from ..fields import kind, read_count, read_object, read_query, read_scoring
 from ..ranking import ranked, scores
 
 NAME = "bedrock"
+
+_INLINE = "inlineDocumentSource"
+_CONFIGURATION, _MODEL = "rerankingConfiguration", "bedrockRerankingConfiguration"
 
 
 def matches(body: Mapping[str, Any]) -> bool:
@@ -23,7 +26,7 @@ def parse(body: Mapping[str, Any], path: str) -> RerankRequest:
         dialect=NAME,
         queries=(_query(body.get("queries")),),
         documents=_documents(body["sources"]),
-        top_n=_number_of_results(body.get("rerankingConfiguration")),
+        top_n=_number_of_results(body),
         **read_scoring(body),
     )
 
@@ -37,9 +40,8 @@ def _query(value: Any) -> str:
     queries = value if isinstance(value, list) else [value]
     if len(queries) != 1:
         raise invalid("queries", f"must be one query, are {len(queries)}")
-    query = queries[0]
-    where = "queries[0]"
-    if isinstance(query, dict) and "textQuery" in query:
+    query, where = queries[0], "queries[0]"
+    if isinstance(query, dict) and query.get("textQuery") is not None:
         query, where = query["textQuery"], f"{where}.textQuery"
     return read_query(query, where)
 
@@ -53,14 +55,15 @@ def _documents(sources: Any) -> tuple[Document, ...]:
 
 
 def _document(source: Any, where: str) -> Document:
-    if isinstance(source, dict) and isinstance(source.get("inlineDocumentSource"), dict):
-        source, where = source["inlineDocumentSource"], f"{where}.inlineDocumentSource"
+    if not isinstance(source, dict) or source.get(_INLINE) is None:
+        return read_document(source, where)
+    inline, where = read_object(source, _INLINE, f"{where}.{_INLINE}"), f"{where}.{_INLINE}"
     for form in ("textDocument", "jsonDocument"):
-        if isinstance(source, dict) and source.get(form) is not None:
-            return read_document(source[form], f"{where}.{form}")
-    return read_document(source, where)
+        if inline.get(form) is not None:
+            return read_document(inline[form], f"{where}.{form}")
+    raise invalid(where, "has neither textDocument nor jsonDocument")
 
 
-def _number_of_results(configuration: Any) -> int | None:
-    model = configuration.get("bedrockRerankingConfiguration") if isinstance(configuration, dict) else None
-    return read_count(model, "numberOfResults") if isinstance(model, dict) else None
+def _number_of_results(body: Mapping[str, Any]) -> int | None:
+    configuration = read_object(body, _CONFIGURATION, _CONFIGURATION)
+    return read_count(read_object(configuration, _MODEL, f"{_CONFIGURATION}.{_MODEL}"), "numberOfResults")
