@@ -31,11 +31,13 @@ class Resources:
         current_host: this machine's name.
         hosts: every machine's name, in the same order on each.
         network_interface: the interface they reach each other by, or None for the default.
+        instance_type: what kind of machine they are, or None where it is not SageMaker that says so.
     """
 
     current_host: str
     hosts: tuple[str, ...]
     network_interface: str | None = None
+    instance_type: str | None = None
 
     @property
     def rank(self) -> int:
@@ -65,6 +67,11 @@ class TrainingFolders:
     @property
     def checkpoints(self) -> Path:
         return self.base / "checkpoints"
+
+    @property
+    def output_data(self) -> Path:
+        """What is kept beside the model: the run's metrics."""
+        return self.base / "output" / "data"
 
     @property
     def failure(self) -> Path:
@@ -122,7 +129,7 @@ def read_resources(config: Path) -> Resources:
     current = values.get("current_host")
     if current not in hosts:
         raise JobError(f"{config / 'resourceconfig.json'}: current_host {current!r} is not among the hosts {list(hosts)}.")
-    return Resources(current, hosts, values.get("network_interface_name"))
+    return Resources(current, hosts, values.get("network_interface_name"), values.get("current_instance_type"))
 
 
 def fail(sentence: str, file: Path) -> None:
@@ -140,8 +147,8 @@ def describe(error: BaseException) -> str:
         return str(error)
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return (
-            "Out of memory: lower micro_batch_queries (the effective batch stays the same), group_size or max_length, "
-            "or use a larger instance."
+            "Out of memory: lower micro_batch_tokens (the effective batch stays the same), set gradient_checkpointing, lower "
+            "group_size or max_length, or use a larger instance."
         )
     text = " ".join(str(error).split())
     return f"{type(error).__name__}: {text}" if text else type(error).__name__

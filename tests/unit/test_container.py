@@ -54,6 +54,6 @@ def test_a_failure_fits_into_what_sagemaker_shows(tmp_path) -> None:
 
 
 def test_running_out_of_memory_says_what_to_lower() -> None:
-    assert "micro_batch_queries" in container.describe(MemoryError())
+    assert "micro_batch_tokens" in container.describe(MemoryError())
     assert container.describe(KeyError("x")) == "KeyError: 'x'"
     assert container.describe(JobError("Do this.")) == "Do this."

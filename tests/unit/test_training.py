@@ -16,7 +16,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 import typer
 from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification
@@ -28,17 +27,19 @@ from ko_reranker.data.jsonl import read_record_file, write_jsonl
 from ko_reranker.data.records import TrainingRecord
 from ko_reranker.models import resolve_model
 from ko_reranker.rankers import load_ranker
-from ko_reranker.rankers.pairs import PairEncoder
 from ko_reranker.samples import paths, tiny_model
-from training_job import groups, launch
+from training_job import launch
+from training_job.loop import groups
+from training_job.loop.worker import Worker
 from training_job.mine import MiningSettings, mine
 from training_job.settings import load_recipe, recipe_names
-from training_job.train import Worker, train
+from training_job.train import train
 
 ALONE = Worker(rank=0, world=1, local_rank=0, device=torch.device("cpu"))
 QUICK = {"recipe": "tiny", "epochs": "1", "batch_queries": "5", "checkpoint_every_steps": "2", "log_every_steps": "1"}
 PROGRESS = re.compile(
-    r"^step=\d+/\d+ epoch=\d+\.\d+ loss=\d+\.\d+ learning_rate=\d\.\de[+-]\d\d queries_per_second=\d+\.\d eta_seconds=\d+$"
+    r"^step=\d+/\d+ epoch=\d+\.\d+ loss=\d+\.\d+ learning_rate=\d\.\de[+-]\d\d gradient_norm=\S+ queries_per_second=\d+\.\d "
+    r"tokens_per_second=\d+ eta_seconds=\d+$"
 )
 
 
@@ -71,52 +72,11 @@ def weights(folders: TrainingFolders) -> dict[str, torch.Tensor]:
     return load_file(folders.model / "model.safetensors")
 
 
-def assert_same_ranker(one: TrainingFolders, other: TrainingFolders) -> None:
-    """Compare by scores: weights that the loss cannot see, such as key biases, move with the rounding."""
-    record = next(iter(read_record_file(one.dataset / "train.jsonl")))
-    scores = [
-        load_ranker(folders.model).score(record.query, [*record.positives, *record.negatives]) for folders in (one, other)
-    ]
-    np.testing.assert_allclose(scores[0], scores[1], atol=1e-3)
-
-
-# The loss.
-
-
-def test_the_loss_of_even_groups_is_the_cross_entropy_of_the_first_passage() -> None:
-    logits = torch.randn(12)
-    expected = F.cross_entropy(logits.view(3, 4), torch.zeros(3, dtype=torch.long), reduction="sum")
-    torch.testing.assert_close(groups.group_loss(logits, [4, 4, 4]), expected)
-
-
-def test_the_loss_of_uneven_groups_is_the_sum_of_each_groups_own() -> None:
-    logits = torch.randn(9, requires_grad=True)
-    loss = groups.group_loss(logits, [4, 1, 2, 2])
-    alone = [groups.group_loss(part, [len(part)]) for part in logits.split([4, 1, 2, 2])]
-    torch.testing.assert_close(loss, sum(alone))
-    assert alone[1] == 0  # a group of one has nothing to compare
-    (gradient,) = torch.autograd.grad(loss, logits)
-    assert torch.isfinite(gradient).all()
-    assert gradient[4] == 0
-
-
-def test_a_step_takes_every_record_once_an_epoch_and_the_last_one_what_is_left(records) -> None:
-    encoder = PairEncoder(tiny_model.load_tokenizer(), 64)
-    sampler = groups.GroupSampler(records, encoder, group_size=3, batch_queries=5, seed=0)
-    assert sampler.steps_per_epoch == 5
-    batches = [sampler.batch(step) for step in range(5)]
-    assert [len(batch) for batch in batches] == [5, 5, 5, 5, 2]
-    assert {len(group.pairs) for batch in batches for group in batch} == {1, 2, 3}
-    assert sampler.batch(3) == batches[3]
-    assert sampler.batch(5) != batches[0]  # another epoch, another order
-
-
-def test_workers_share_a_batch_without_loss(records) -> None:
-    encoder = PairEncoder(tiny_model.load_tokenizer(), 64)
-    batch = groups.GroupSampler(records, encoder, group_size=3, batch_queries=7, seed=0).batch(0)
-    shares = [groups.share_of(batch, rank, 3) for rank in range(3)]
-    assert sorted(map(len, shares)) == [2, 2, 3]
-    assert sum(len(part) for share in shares for part in groups.micro_batches(share, 2)) == 7
+def assert_same_weights(one: TrainingFolders, other: TrainingFolders) -> None:
+    """Adding up in another order rounds differently: 1e-4 of the weights' norm is allowed."""
+    mine, others = weights(one), weights(other)
+    distance = sum((mine[name] - others[name]).square().sum() for name in mine).sqrt()
+    assert distance < 1e-4 * sum(value.square().sum() for value in mine.values()).sqrt()
 
 
 # Settings.
@@ -171,18 +131,18 @@ def test_training_moves_the_weights_and_is_reproducible(trained, tmp_path, recor
 
 def test_smaller_micro_batches_give_the_same_model(trained, tmp_path, records) -> None:
     split = job(tmp_path, records)
-    train(load_recipe(QUICK | {"micro_batch_queries": "2"}), split, ALONE)
-    assert_same_ranker(split, trained)
+    train(load_recipe(QUICK | {"micro_batch_tokens": "300"}), split, ALONE)
+    assert_same_weights(split, trained)
 
 
 def test_a_killed_and_resumed_run_ends_with_the_same_weights(trained, tmp_path, records, monkeypatch, capsys) -> None:
     folders = job(tmp_path, records)
     whole_batch = groups.GroupSampler.batch
 
-    def killed_at_step_3(sampler, step):
+    def killed_at_step_3(sampler, step, rank, world):
         if step == 3:
             raise KeyboardInterrupt
-        return whole_batch(sampler, step)
+        return whole_batch(sampler, step, rank, world)
 
     monkeypatch.setattr(groups.GroupSampler, "batch", killed_at_step_3)
     with pytest.raises(KeyboardInterrupt):
@@ -279,7 +239,7 @@ def test_two_hosts_train_the_model_that_one_does(trained, tmp_path, records) -> 
     outputs = [process.communicate(timeout=120)[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], outputs
     assert "step=5/5" in outputs[0]
-    assert_same_ranker(folders[0], trained)
+    assert_same_weights(folders[0], trained)
 
 
 def test_a_failure_of_the_second_host_reaches_the_first(tmp_path, records) -> None:

@@ -73,17 +73,28 @@ def read_records(stream: BinaryIO, name: str) -> Iterator[tuple[int, TrainingRec
         DamagedFile: when the file can't be read to its end.
     """
     for number, line in read_lines(stream, name):
-        if len(line) > MAX_LINE_BYTES:
-            yield number, RecordError("line", f"is longer than {MAX_LINE_BYTES >> 20} MiB")
-            continue
         try:
-            yield number, parse_record(_DECODER.decode(line.decode().strip()))
+            yield number, parse_line(line)
         except RecordError as error:
             yield number, error
-        except UnicodeDecodeError:
-            yield number, RecordError("line", "is not UTF-8")
-        except (ValueError, RecursionError) as error:
-            yield number, RecordError("line", f"is not JSON: {_what(error)}")
+
+
+def parse_line(line: bytes) -> TrainingRecord:
+    """Return the record of one line.
+
+    Raises:
+        RecordError: the line breaks the contract.
+    """
+    if len(line) > MAX_LINE_BYTES:
+        raise RecordError("line", f"is longer than {MAX_LINE_BYTES >> 20} MiB")
+    try:
+        return parse_record(_DECODER.decode(line.decode().strip()))
+    except RecordError:
+        raise
+    except UnicodeDecodeError:
+        raise RecordError("line", "is not UTF-8") from None
+    except (ValueError, RecursionError) as error:
+        raise RecordError("line", f"is not JSON: {_what(error)}") from None
 
 
 def _what(error: Exception) -> str:

@@ -1,0 +1,1 @@
+"""What the training loop of `training_job.train` is made of, one module a thing."""

@@ -1,0 +1,194 @@
+"""Attention within each sequence of a packed row, for the models of `transformers`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+
+@dataclass(frozen=True)
+class Row:
+    """What stands in the row being computed, sequence after sequence.
+
+    Attributes:
+        lengths: tokens of each sequence.
+        bounds: int32, (sequences + 1,), on the model's device: where each sequence starts, and where the last one ends.
+        streams: the number that each sequence's dropout is drawn from.
+    """
+
+    lengths: Sequence[int]
+    bounds: torch.Tensor
+    streams: Sequence[int]
+
+    @property
+    def firsts(self) -> torch.Tensor:
+        """The place of each sequence's first token, (sequences,)."""
+        return self.bounds[:-1].long()
+
+    def lengths_of(self, rows: int) -> Sequence[int]:
+        """Return what each sequence has in a tensor of so many rows: all its tokens, or its first one alone."""
+        return self.lengths if rows == sum(self.lengths) else [1] * len(self.lengths)
+
+
+def keep_masks(row: Row, place: int, shapes: Sequence[tuple[int, ...]], p: float, like: torch.Tensor) -> list[torch.Tensor]:
+    """Return one dropout mask a sequence (0, or 1 / (1 - p)), drawn from the sequence's own stream.
+
+    Args:
+        row: the sequences.
+        place: the number of the place in the model.
+        shapes: of each sequence's mask.
+        p: the share of zeros.
+        like: a tensor of the dtype.
+    """
+    generator = torch.Generator()
+    masks = []
+    for stream, shape in zip(row.streams, shapes, strict=True):
+        generator.manual_seed(mixed(stream, place))
+        masks.append(like.new_empty(shape).bernoulli_(1 - p, generator=generator).div_(1 - p))
+    return masks
+
+
+def mixed(*numbers: int) -> int:
+    """Return 32 bits that depend on all of some numbers, well spread (the finaliser of SplitMix64)."""
+    state = 0
+    for number in numbers:
+        state = (state + number + 0x9E3779B97F4A7C15) & 0xFFFFFFFFFFFFFFFF
+        state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & 0xFFFFFFFFFFFFFFFF
+        state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & 0xFFFFFFFFFFFFFFFF
+        state ^= state >> 31
+    return state & 0xFFFFFFFF
+
+
+def packed_attention(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    _mask: None,
+    *,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    **_: object,
+) -> tuple[torch.Tensor, None]:
+    """Attend within each sequence; an attention function as `transformers.AttentionInterface` wants them.
+
+    Args:
+        module: the attention, which `PackedClassifier` gave the attributes `packed` and `place`.
+        query: (1, heads, rows, channels); every token's, or those of the sequences' first tokens.
+        key: (1, heads, tokens, channels).
+        value: (1, heads, tokens, channels).
+        dropout: the share of attention weights to drop.
+        scaling: of the scores; None takes 1 / sqrt(channels).
+        sliding_window: tokens further away than this less one are not seen; None sees all.
+
+    Returns:
+        (1, rows, heads, channels), and None for the weights, which nobody keeps.
+    """
+    row: Row = module.packed.row
+    reach = None if sliding_window is None else sliding_window - 1
+    if query.is_cuda:
+        sixteen_bits = query.dtype in (torch.float16, torch.bfloat16)
+        if sixteen_bits and torch.cuda.get_device_capability(query.device)[0] >= 8:
+            return _flash(row, query, key, value, dropout, scaling, reach), None
+        if reach is None:
+            return _memory_efficient(row, query, key, value, dropout, scaling), None
+    return _one_by_one(row, module.place, query, key, value, dropout, scaling, reach), None
+
+
+def _one_by_one(
+    row: Row,
+    place: int,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    dropout: float,
+    scaling: float | None,
+    reach: int | None,
+) -> torch.Tensor:
+    lengths = row.lengths_of(query.shape[2])
+    triples = list(
+        zip(query.split(lengths, 2), key.split(list(row.lengths), 2), value.split(list(row.lengths), 2), strict=True)
+    )
+    if dropout:
+        shapes = [(*q.shape[:3], k.shape[2]) for q, k, _ in triples]
+        if query.is_cuda:
+            masks = [F.dropout(query.new_ones(shape), dropout) for shape in shapes]
+        else:
+            masks = keep_masks(row, place, shapes, dropout, query)
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    outputs = []
+    for number, (q, k, v) in enumerate(triples):
+        # A first token alone stands at place 0, like a whole sequence's.
+        seen = None if reach is None or k.shape[2] <= reach + 1 else _window(q.shape[2], k.shape[2], reach, q.device)
+        if dropout:
+            scores = (q * scale) @ k.transpose(2, 3)  # (1, heads, queries, keys)
+            if seen is not None:
+                scores = scores.masked_fill(~seen, -torch.inf)
+            outputs.append((scores.softmax(-1).to(q.dtype) * masks[number]) @ v)
+        else:
+            outputs.append(F.scaled_dot_product_attention(q, k, v, attn_mask=seen, scale=scale))
+    return torch.cat(outputs, 2).transpose(1, 2)
+
+
+def _window(queries: int, keys: int, reach: int, device: torch.device) -> torch.Tensor:
+    distance = torch.arange(queries, device=device)[:, None] - torch.arange(keys, device=device)
+    return distance.abs() <= reach  # (queries, keys)
+
+
+def _query_bounds(row: Row, query: torch.Tensor) -> tuple[torch.Tensor, int]:
+    """Return where each sequence's queries start, and how many a sequence has at most."""
+    if query.shape[2] == sum(row.lengths):
+        return row.bounds, max(row.lengths)
+    return torch.arange(len(row.bounds), dtype=torch.int32, device=query.device), 1
+
+
+def _flash(
+    row: Row,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    dropout: float,
+    scaling: float | None,
+    reach: int | None,
+) -> torch.Tensor:
+    # The operator beneath torch.nn.attention.varlen, which has no dropout.
+    bounds, longest = _query_bounds(row, query)
+    output, *_ = torch.ops.aten._flash_attention_forward(
+        *(part[0].transpose(0, 1) for part in (query, key, value)),  # (rows, heads, channels)
+        bounds,
+        row.bounds,
+        longest,
+        max(row.lengths),
+        dropout,
+        False,
+        False,
+        scale=scaling,
+        window_size_left=reach,
+        window_size_right=reach,
+    )
+    return output.unsqueeze(0)
+
+
+def _memory_efficient(
+    row: Row, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, dropout: float, scaling: float | None
+) -> torch.Tensor:
+    # For what flash attention does not do: fp32, and GPUs before Ampere such as those of the published run.
+    bounds, longest = _query_bounds(row, query)
+    output, *_ = torch.ops.aten._efficient_attention_forward(
+        *(part.transpose(1, 2) for part in (query, key, value)),  # (1, rows, heads, channels)
+        None,
+        bounds,
+        row.bounds,
+        longest,
+        max(row.lengths),
+        dropout,
+        0,
+        torch.is_grad_enabled(),
+        scale=scaling,
+    )
+    return output

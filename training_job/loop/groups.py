@@ -1,0 +1,172 @@
+"""Groups: one query, one positive and its negatives, as token ids; which of them a step sees; and the loss over them."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+import torch
+
+from ko_reranker.data.records import TrainingRecord
+from ko_reranker.rankers.pairs import EncodedPair, PairEncoder
+from training_job.loop.dataset import RecordFile
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """The pairs of one query, the positive's first.
+
+    Attributes:
+        record: the record's place in its file.
+        pairs: at least one.
+        teacher: a teacher's score of each pair, or None.
+    """
+
+    record: int
+    pairs: tuple[EncodedPair, ...]
+    teacher: tuple[float, ...] | None = None
+
+    @property
+    def tokens(self) -> int:
+        return sum(map(len, self.pairs))
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What one worker computes of an optimiser step.
+
+    Attributes:
+        groups: this worker's.
+        queries: how many groups all workers have together, which the loss is the mean of.
+    """
+
+    groups: list[Group]
+    queries: int
+
+
+class GroupSampler:
+    """Says which groups an optimiser step sees, as a function of the step alone.
+
+    So a resumed run continues at the exact place, and workers agree without asking each other.
+
+    Args:
+        records: the training records.
+        encoder: tokenises pairs.
+        group_size: passages per query at most; a record with fewer negatives makes a smaller group.
+        batch_queries: queries per step, over all workers; the last step of an epoch takes what is left.
+        seed: of the order of the records and the choice of their passages.
+    """
+
+    def __init__(self, records: RecordFile, encoder: PairEncoder, *, group_size: int, batch_queries: int, seed: int) -> None:
+        self.records = records
+        self.encoder = encoder
+        self.group_size = group_size
+        self.batch_queries = batch_queries
+        self.seed = seed
+        self.steps_per_epoch = math.ceil(len(records) / batch_queries)
+        self._order: tuple[int, np.ndarray] | None = None  # the epoch, and its records in their order
+
+    def batch(self, step: int, rank: int = 0, world: int = 1) -> Batch:
+        """Return a worker's share of a step (from 0)."""
+        epoch, place = divmod(step, self.steps_per_epoch)
+        if self._order is None or self._order[0] != epoch:
+            self._order = (epoch, np.random.default_rng([self.seed, epoch]).permutation(len(self.records)))
+        chosen = self._order[1][place * self.batch_queries : (place + 1) * self.batch_queries].tolist()
+        groups = [self._group(index, epoch) for index in share_of(chosen, self.records.size, rank, world)]
+        return Batch(groups, len(chosen))
+
+    def _group(self, index: int, epoch: int) -> Group:
+        record = self.records[index]
+        draw = random.Random(f"{self.seed} {epoch} {index}")  # noqa: S311  a seeded draw, no secret
+        negatives = range(len(record.negatives))
+        if len(negatives) > self.group_size - 1:
+            negatives = draw.sample(negatives, self.group_size - 1)
+        return make_group(self.encoder, index, record, draw.randrange(len(record.positives)), negatives)
+
+
+def make_group(encoder: PairEncoder, index: int, record: TrainingRecord, positive: int, negatives: Sequence[int]) -> Group:
+    """Return the group of one positive and some negatives of a record, each named by its place there."""
+    passages = [record.positives[positive], *(record.negatives[place] for place in negatives)]
+    teacher = None
+    if record.positive_scores is not None and record.negative_scores is not None:
+        teacher = (record.positive_scores[positive], *(record.negative_scores[place] for place in negatives))
+    return Group(index, tuple(encoder.encode(record.query, passages)[0]), teacher)
+
+
+def share_of(items: Sequence[int], size: Callable[[int], int], rank: int, world: int) -> list[int]:
+    """Deal items out, largest first and to and fro, and return a worker's: all get about as much."""
+    ordered = sorted(items, key=lambda item: (-size(item), item))
+    return [item for place, item in enumerate(ordered) if _dealt_to(place, world) == rank]
+
+
+def _dealt_to(place: int, world: int) -> int:
+    turn, seat = divmod(place, world)
+    return world - 1 - seat if turn % 2 else seat
+
+
+def micro_batches(groups: Sequence[Group], budget: int) -> list[list[Group]]:
+    """Put whole groups together as long as their tokens stay within a budget; a group beyond it stays alone."""
+    batches: list[list[Group]] = []
+    room: list[int] = []
+    for group in sorted(groups, key=lambda group: (-group.tokens, group.record)):
+        for number, left in enumerate(room):
+            if group.tokens <= left:
+                batches[number].append(group)
+                room[number] -= group.tokens
+                break
+        else:
+            batches.append([group])
+            room.append(budget - group.tokens)
+    return batches
+
+
+def read_ahead(make: Callable[[int], T], steps: range) -> Iterator[tuple[int, T]]:
+    """Yield each step with what is made for it, the next one's being made meanwhile by a thread."""
+    with ThreadPoolExecutor(1, "read-ahead") as thread:
+        coming = thread.submit(make, steps[0]) if steps else None
+        for step in steps:
+            made = coming.result()
+            coming = thread.submit(make, step + 1) if step + 1 in steps else None
+            yield step, made
+
+
+def group_loss(
+    logits: torch.Tensor, groups: Sequence[Group], *, distillation_weight: float = 0.0, temperature: float = 1.0
+) -> torch.Tensor:
+    """Return the sum of the groups' losses.
+
+    A group's loss is the softmax cross-entropy of its first pair. Where a teacher scored the group, a share of that gives way
+    to the Kullback-Leibler divergence of the group's softmax from the teacher's, both at a temperature, times its square
+    (which keeps the gradient's size). Groups may differ in size; a group of one has nothing to compare and adds nothing.
+
+    A sum, so that adding up micro-batches and dividing once by the queries of the step gives the whole batch's mean, whatever
+    the split.
+
+    Args:
+        logits: (pairs,), group after group.
+        groups: what they are of.
+        distillation_weight: the share of the divergence, 0 to 1.
+        temperature: of both softmaxes in the divergence; higher listens more to how the teacher ranks the negatives.
+    """
+    sizes = torch.tensor([len(group.pairs) for group in groups])
+    columns = torch.arange(int(sizes.max()))
+    present = (columns < sizes[:, None]).to(logits.device)  # (groups, largest group)
+    scores = logits.new_full(present.shape, -math.inf, dtype=torch.float32).masked_scatter(present, logits.float())
+    losses = -scores.log_softmax(1)[:, 0]  # (groups,)
+    if distillation_weight and any(group.teacher for group in groups):
+        listening = torch.tensor([group.teacher is not None for group in groups], device=logits.device)
+        given = [score for group in groups for score in group.teacher or [0.0] * len(group.pairs)]
+        wanted = torch.full_like(scores, -math.inf).masked_scatter(present, scores.new_tensor(given))
+        log_wanted = (wanted / temperature).log_softmax(1).masked_fill(~present, 0)
+        log_scores = (scores / temperature).log_softmax(1).masked_fill(~present, 0)
+        divergence = (log_wanted.exp() * present * (log_wanted - log_scores)).sum(1) * temperature**2
+        share = listening * distillation_weight
+        losses = (1 - share) * losses + share * divergence
+    return losses.sum()
