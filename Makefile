@@ -10,10 +10,14 @@ DATA ?=
 LANG_IN ?=
 ONCE ?=
 STAGE ?= prod
+# Setting of `make bench-engine`: cuda measures on a GPU.
+DEVICE ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
 TORCH_VERSION := 2.13.0
+# Environments of what the benchmarks compare with, one for each major version of transformers.
+PEERS := $(VENV)-peers-transformers/.ready $(VENV)-peers-infinity/.ready
 
 ifeq ($(TORCH)-$(shell uname -s),cpu-Linux)
   TORCH_INSTALL := "torch==$(TORCH_VERSION)+cpu" --retries 1 --timeout 60 --extra-index-url https://download.pytorch.org/whl/cpu
@@ -22,7 +26,7 @@ else
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-slow test-clients bench-api synth lint clean bench-pipeline
+.PHONY: help setup run test test-slow test-clients bench-api bench-engine bench-serving synth lint clean bench-pipeline
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 16
@@ -65,8 +69,20 @@ lint: setup  ## ruff, cfn-lint and the state-machine validator
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
+$(VENV)-peers-%/.ready: benchmarks/peers/%.txt
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps $(TORCH_INSTALL)
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --requirement $<
+	@touch $@
+
+bench-engine: setup $(PEERS)  ## scoring 50 documents beside FlagEmbedding, sentence-transformers, Infinity, ONNX, OpenVINO (DEVICE=cuda)
+	$(BIN)/python -m benchmarks.engine $(if $(DEVICE),--device $(DEVICE))
+
+bench-serving: setup $(PEERS)  ## 16 clients against our server and Infinity's
+	$(BIN)/python -m benchmarks.serving
+
 bench-pipeline: setup  ## 500,000 records through plan, translate and join (10 minutes, 4 GB of disk)
 	$(BIN)/python -m benchmarks.pipeline
 
 clean:  ## remove what setup, synth and run made
-	rm -rf $(VENV) node_modules cdk.out .local build
+	rm -rf $(VENV) $(VENV)-peers-* .cache node_modules cdk.out .local build
