@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import re
-import time
 import uuid
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -23,6 +23,7 @@ from ..protocol import (
     RerankResult,
     ServiceFacts,
     asks_for_facts,
+    busy,
     check_content_type,
     check_documents,
     decode_body,
@@ -34,47 +35,54 @@ from ..protocol import (
     parse_request,
     render_response,
 )
-from .counters import Counters
+from .intake import Intake, read_body
 from .logs import log, log_defect
+from .metrics import Metrics
 from .options import ServingOptions
-from .scoring import ScoringThread
+from .scoring import Scoring, Timings
+from .trace import Trace
 
 if TYPE_CHECKING:
     from ..rankers import Ranker
 
+# Who waited in vain finds a server that is far behind.
+_RETRY_AFTER_TIMEOUT_SECONDS = 5
 _REQUEST_ID_HEADERS = ("x-request-id", "x-amzn-sagemaker-inference-id")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,64}")
 
 
-def create_app(ranker: Ranker, options: ServingOptions | None = None) -> Starlette:
+def create_app(ranker: Ranker, options: ServingOptions | None = None, metrics: Metrics | None = None) -> Starlette:
     """Return the app that serves a ranker.
 
     Args:
-        ranker: a loaded model; the app warms it up at start and scores in one thread.
+        ranker: a loaded model; the app warms it up at start.
         options: limits; the defaults suit a SageMaker endpoint.
+        metrics: what the ranker's engine reports to, if it does.
     """
-    endpoint = RerankEndpoint(ranker, options or ServingOptions())
+    endpoint = RerankEndpoint(ranker, options or ServingOptions(), metrics or Metrics())
     return Starlette(routes=[Route("/{path:path}", endpoint)], lifespan=endpoint.lifespan)
 
 
 class RerankEndpoint:
     """Answers every path, so that 404 and 405 carry the error body of the protocol, too."""
 
-    def __init__(self, ranker: Ranker, options: ServingOptions) -> None:
-        self._scoring = ScoringThread(ranker, options)
+    def __init__(self, ranker: Ranker, options: ServingOptions, metrics: Metrics) -> None:
+        self._scoring = Scoring(ranker, options)
         self._options = options
-        model = self._options.model_name or ranker.model_id
-        self._facts = ServiceFacts(model, ranker.max_length, self._options.max_documents)
-        self._counters = Counters()
+        self._facts = ServiceFacts(options.model_name or ranker.model_id, ranker.max_length, options.max_documents)
+        self._intake = Intake(options)
+        self._metrics = metrics
+        metrics.describe(self._facts)
+        metrics.watch(lambda: self._intake.requests, lambda: self._scoring.waiting)
         self._warm = False
 
     @contextlib.asynccontextmanager
     async def lifespan(self, app: Starlette) -> AsyncIterator[None]:
-        """Warm up before the first request, let go of the scoring thread after the last."""
-        started = time.perf_counter()
+        """Warm up before the first request, let go of the model after the last."""
+        trace = Trace("warm-up")
         await self._scoring.warm_up()
         self._warm = True
-        log("warm", milliseconds=_milliseconds_since(started))
+        log("warm", milliseconds=trace.finish()["milliseconds"])
         try:
             yield
         finally:
@@ -84,77 +92,103 @@ class RerankEndpoint:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
-        request_id = _request_id(request)
-        with contextlib.suppress(ClientDisconnect):
-            response = await self._answer(request, request_id)
-            response.headers["x-request-id"] = request_id
-            await response(scope, receive, send)
+        trace = Trace(_request_id(request))
+        try:
+            response = await self._answer(request, trace)
+        except ClientDisconnect:
+            # Nobody reads an answer; 499 is what nginx calls this, too.
+            self._metrics.refused(499, "disconnected")
+            log("disconnected", **trace.finish(), status=499)
+            return
+        response.headers["x-request-id"] = trace.request_id
+        await response(scope, receive, send)
 
-    async def _answer(self, request: Request, request_id: str) -> Response:
-        started = time.perf_counter()
-        facts: dict[str, Any] = {"request_id": request_id}
+    async def _answer(self, request: Request, trace: Trace) -> Response:
         try:
             path = normalise_path(request.scope["path"])
             operation = find_operation(CONTAINER_ROUTES, request.method, path)
             if operation != "rerank":
-                return self._describe(operation)
-            answer = await self._rerank(request, path, request_id, facts)
-            log("rerank", **facts, status=200, milliseconds=_milliseconds_since(started))
-            self._counters.answered(time.perf_counter() - started, facts)
-            return _json(200, answer)
+                return self._describe(operation, request)
+            body = await self._rerank(request, path, trace)
+            log("rerank", **trace.finish(), status=200)
+            self._metrics.answered(trace.seconds, trace.facts)
+            return Response(body, media_type="application/json")
         except ProtocolError as error:
             refused = {"status": error.status, "error_type": error.error_type, "param": error.param}
-            self._counters.refused(error.status, error.error_type)
-            log("refused", **facts, **refused, milliseconds=_milliseconds_since(started))
+            self._metrics.refused(error.status, error.error_type)
+            log("refused", **trace.finish(), **refused)
             return _json(error.status, error.body(), error.headers)
         except ClientDisconnect:
             raise
         except Exception as error:
-            self._counters.refused(500, "backend")
-            log_defect("defect", error, **facts, status=500, milliseconds=_milliseconds_since(started))
-            return _json(500, ProtocolError(500, f"internal error, see the log of request {request_id}").body())
+            self._metrics.refused(500, "backend")
+            log_defect("defect", error, **trace.finish(), status=500)
+            return _json(500, ProtocolError(500, f"internal error, see the log of request {trace.request_id}").body())
 
-    async def _rerank(self, request: Request, path: str, request_id: str, facts: dict[str, Any]) -> Any:
+    async def _rerank(self, request: Request, path: str, trace: Trace) -> bytes:
         check_content_type(request.headers.get("content-type"))
-        body = decode_body(await self._body(request))
-        if asks_for_facts(body, path):
-            return self._facts.encode()
-        rerank = parse_request(body, path)
-        check_documents(len(rerank.documents), self._options.max_documents)
-        facts |= {"dialect": rerank.dialect, "documents": len(rerank.documents)}
-        result = replace(await self._scoring.score(rerank), id=request_id)
-        facts |= _counts(rerank, result)
-        return render_response(rerank, result)
+        with self._intake.admit() as hold:
+            body = await read_body(request, self._options.max_body_bytes, hold)
+            with trace.phase("parse"):
+                value = decode_body(body)
+                if asks_for_facts(value, path):
+                    return encode_body(self._facts.encode())
+                rerank = parse_request(value, path)
+                check_documents(len(rerank.documents), self._options.max_documents)
+            trace.facts |= {"dialect": rerank.dialect, "documents": len(rerank.documents)}
+            result, timings = await self._score(request, rerank)
+            trace.seconds |= {"tokenise": timings.tokenise, "queue": timings.queue, "compute": timings.compute}
+            trace.facts |= _counts(rerank, result)
+            with trace.phase("render"):
+                return encode_body(render_response(rerank, replace(result, id=trace.request_id)))
 
-    def _describe(self, operation: str) -> Response:
+    async def _score(self, request: Request, rerank: RerankRequest) -> tuple[RerankResult, Timings]:
+        """Score a request, unless its client goes away or its time is over first: then its place is given up.
+
+        Raises:
+            ClientDisconnect: the client went away.
+            ProtocolError: 429.
+        """
+        limit = self._options.request_timeout_seconds
+        scoring = asyncio.create_task(self._scoring.score(rerank))
+        leaving = asyncio.create_task(_disconnected(request))
+        try:
+            await asyncio.wait({scoring, leaving}, timeout=limit, return_when=asyncio.FIRST_COMPLETED)
+            if scoring.done():
+                return scoring.result()
+            if leaving.done():
+                raise ClientDisconnect
+            message = f"not scored within {limit:g} seconds: come again, or send fewer documents at a time"
+            raise busy(message, _RETRY_AFTER_TIMEOUT_SECONDS)
+        finally:
+            scoring.cancel()
+            leaving.cancel()
+            await asyncio.gather(scoring, leaving, return_exceptions=True)
+
+    def _describe(self, operation: str, request: Request) -> Response:
         if operation == "health":
             return _health(self._warm)
         if operation == "metrics":
-            return Response(self._counters.render(), media_type="text/plain; version=0.0.4")
+            exposition, content_type = self._metrics.render(request.headers.get("accept", ""))
+            return Response(exposition, media_type=content_type)
         if operation == "openapi":
             return _json(200, openapi.document(max_documents=self._options.max_documents, keys=False))
         return _json(200, describe(operation, self._facts))
 
-    async def _body(self, request: Request) -> bytes:
-        limit = self._options.max_body_bytes
-        declared = request.headers.get("content-length", "")
-        if declared.isdigit() and int(declared) > limit:
-            raise _too_large(limit)
-        body = bytearray()
-        async for chunk in request.stream():
-            body += chunk
-            if len(body) > limit:
-                raise _too_large(limit)
-        return bytes(body)
-
 
 def _counts(request: RerankRequest, result: RerankResult) -> dict[str, int]:
-    blank = sum(document.blank for document in request.documents)
-    return {"tokens": sum(result.tokens), "truncated": sum(result.truncated), "blank": blank}
+    return {
+        "tokens": sum(result.tokens),
+        "truncated": sum(result.truncated),
+        "chunked": sum(count > 1 for count in result.chunks),
+        "blank": sum(document.blank for document in request.documents),
+    }
 
 
-def _too_large(limit: int) -> ProtocolError:
-    return ProtocolError(413, f"the body is over the limit of {limit / 1e6:g} MB: send fewer documents at a time")
+async def _disconnected(request: Request) -> None:
+    # Once the body is read, there is nothing to receive but this.
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
 
 
 def _health(warm: bool) -> Response:
@@ -171,7 +205,3 @@ def _request_id(request: Request) -> str:
         if _REQUEST_ID.fullmatch(value):
             return value
     return str(uuid.uuid4())
-
-
-def _milliseconds_since(started: float) -> float:
-    return round((time.perf_counter() - started) * 1000, 1)

@@ -4,20 +4,31 @@ from __future__ import annotations
 
 import asyncio
 import math
+import time
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, NamedTuple
 
-from ..protocol import BLANK_LOGIT, Document, RerankRequest, RerankResult, busy
+from ..protocol import BLANK_LOGIT, Document, RerankRequest, RerankResult
+from ..text import normalise
 from .options import ServingOptions
 
 if TYPE_CHECKING:
     from ..rankers import Ranker
 
-_RETRY_AFTER_SECONDS = 1
+
+class Timings(NamedTuple):
+    """Seconds that a request spent in the phases of its scoring."""
+
+    tokenise: float
+    queue: float
+    compute: float
 
 
 def score(ranker: Ranker, request: RerankRequest, model_name: str) -> RerankResult:
     """Return the logits of a request's documents, in their order; blank ones never reach the model."""
+    documents = tuple(Document(normalise(document.text)) for document in request.documents)
+    request = replace(request, queries=tuple(map(normalise, request.queries)), documents=documents)
     count = len(request.documents)
     logits, tokens, truncated = [BLANK_LOGIT] * count, [0] * count, [False] * count
     query_truncated = False
@@ -40,43 +51,39 @@ def score(ranker: Ranker, request: RerankRequest, model_name: str) -> RerankResu
     )
 
 
-class ScoringThread:
+class Scoring:
     """Scores requests one after the other in a thread of its own.
 
     Args:
         ranker: the model.
-        options: how many may wait, and the name of the model in answers.
+        options: the name of the model in answers.
     """
 
     def __init__(self, ranker: Ranker, options: ServingOptions) -> None:
         self._ranker = ranker
         self._model_name = options.model_name or ranker.model_id
-        self._max_waiting = options.max_waiting
-        self._accepted = 0
+        self.waiting = (0, 0)
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="scoring")
 
     async def warm_up(self) -> None:
         """Score a short and a longest document, so that no caller pays for what happens only once."""
         longest = "문서 " * self._ranker.max_length
-        await self._run(RerankRequest("logits", ("질문",), (Document("문서"), Document(longest))))
+        await self.score(RerankRequest("logits", ("질문",), (Document("문서"), Document(longest))))
 
-    async def score(self, request: RerankRequest) -> RerankResult:
-        """Score a request when its turn comes.
-
-        Raises:
-            ProtocolError: 429 when too many are waiting.
-        """
-        if self._accepted > self._max_waiting:
-            raise busy(f"{self._accepted} requests are waiting: come again", _RETRY_AFTER_SECONDS)
-        self._accepted += 1
+    async def score(self, request: RerankRequest) -> tuple[RerankResult, Timings]:
+        """Score a request when its turn comes; cancelled before that, it is never scored."""
+        asked = time.perf_counter()
+        self.waiting = (self.waiting[0] + 1, 0)
         try:
-            return await self._run(request)
+            return await asyncio.get_running_loop().run_in_executor(self._executor, self._score, request, asked)
         finally:
-            self._accepted -= 1
+            self.waiting = (self.waiting[0] - 1, 0)
 
     def close(self) -> None:
         """Let go of the thread once what it has accepted is scored."""
         self._executor.shutdown(wait=True)
 
-    async def _run(self, request: RerankRequest) -> RerankResult:
-        return await asyncio.get_running_loop().run_in_executor(self._executor, score, self._ranker, request, self._model_name)
+    def _score(self, request: RerankRequest, asked: float) -> tuple[RerankResult, Timings]:
+        started = time.perf_counter()
+        result = score(self._ranker, request, self._model_name)
+        return result, Timings(0.0, started - asked, time.perf_counter() - started)
