@@ -23,17 +23,19 @@ from ko_reranker.operations.stage import Stage
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 ENVIRONMENT = ROOT / "build" / "clients"
+# What the clients need, and all that these bring along.
+REQUIREMENTS, CONSTRAINTS = HERE / "requirements.txt", HERE / "constraints.txt"
 
 
 def environment() -> Path:
     """Return the Python of the clients' environment, made anew when its requirements change."""
     python = ENVIRONMENT / "bin" / "python"
     stamp = ENVIRONMENT / ".ready"
-    wanted = hashlib.sha256((HERE / "requirements.txt").read_bytes()).hexdigest()
+    wanted = hashlib.sha256(b"".join(path.read_bytes() for path in (REQUIREMENTS, CONSTRAINTS))).hexdigest()
     if not stamp.is_file() or stamp.read_text() != wanted:
         subprocess.run([sys.executable, "-m", "venv", "--clear", str(ENVIRONMENT)], check=True)
         install = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-        subprocess.run([*install, "--requirement", str(HERE / "requirements.txt")], check=True)
+        subprocess.run([*install, "--requirement", str(REQUIREMENTS), "--constraint", str(CONSTRAINTS)], check=True)
         stamp.write_text(wanted)
     return python
 

@@ -72,21 +72,24 @@ def test_haystack_tei(url, key, expected):
     assert [document.content for document in found["documents"]] == texts(expected)[:2]
 
 
+@pytest.mark.parametrize("asynchronous", [False, True], ids=["sync", "async"])
 @pytest.mark.parametrize(
     ("provider", "path"),
     [
         ("cohere", ""),
+        ("jina_ai", ""),
         ("jina_ai", "/v1"),
         ("hosted_vllm", ""),
         ("huggingface", ""),
+        ("voyage", ""),
         ("voyage", "/v1"),
         ("infinity", "/infinity"),
     ],
 )
-def test_litellm(url, key, expected, provider, path):
-    answer = litellm.rerank(
-        model=f"{provider}/any", query=QUERY, documents=DOCUMENTS, top_n=3, api_key=key, api_base=url + path
-    )
+def test_litellm(url, key, expected, provider, path, asynchronous):
+    asked = {"model": f"{provider}/any", "query": QUERY, "documents": DOCUMENTS, "top_n": 3}
+    asked |= {"api_key": key, "api_base": url + path, "return_documents": True}
+    answer = asyncio.run(litellm.arerank(**asked)) if asynchronous else litellm.rerank(**asked)
     assert [item["index"] for item in answer.results] == expected
 
 

@@ -64,7 +64,8 @@ def deploy_local_stage(
             _wait_for_live_model(stage)
     with step("cdk deploy"):
         deploy(project.root, cloud, stage="local")
-    return stage
+    # Afresh: what the stacks put out was read before there was an endpoint.
+    return Stage.connect("local", project, cloud=cloud)
 
 
 def _has_live_model(stage: Stage) -> bool:
