@@ -66,15 +66,15 @@ def _findings(settings: Settings) -> Iterator[tuple[str, str, str, str]]:
             yield stack, f"{name}/Function/Resource", "L1", _RUNTIME
     prefixes = {
         ("pipeline", "TrainingRole"): ("runs", "models"),
-        ("pipeline", "ProcessingRole"): ("runs", "models"),
+        ("pipeline", "ProcessingRole"): ("runs", "models", "models/*/evaluation"),
         ("pipeline", "Plan/Role"): ("raw", "runs"),
         ("pipeline", "Translate/Role"): ("runs",),
         ("pipeline", "ShardFailures/Role"): ("runs",),
         ("pipeline", "Join/Role"): ("raw", "runs"),
-        ("pipeline", "Gate/Role"): ("runs",),
+        ("pipeline", "Gate/Role"): ("models/*/evaluation",),
         ("pipeline", "Retraining/Retrain/Role"): ("runs",),
         ("serving", "EndpointRole"): ("models",),
-        ("serving", "SmokeTest/Role"): ("runs",),
+        ("serving", "SmokeTest/Role"): ("models/*/evaluation",),
     }
     for (stack, path), folders in prefixes.items():
         for folder in folders:

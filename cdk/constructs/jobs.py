@@ -73,6 +73,7 @@ def processing_job(
     key_arn: str,
     input_uri: str,
     output: str,
+    output_prefix: str,
     instance_type: str,
     volume_gb: int,
     max_hours: float,
@@ -83,7 +84,8 @@ def processing_job(
         command: ``mine`` or ``evaluate``.
         arguments: an intrinsic function that gives the command's arguments, a list of strings.
         input_uri: the path of the dataset's S3 URI.
-        output: the folder of the run that the results go to.
+        output: what the results are; the folder they go to.
+        output_prefix: an intrinsic function that gives the prefix of that folder in the bucket.
     """
     return {
         # SageMaker's 63 characters leave nine after a run's longest name.
@@ -112,7 +114,7 @@ def processing_job(
                 {
                     "OutputName": output,
                     "S3Output": {
-                        "S3Uri.$": f"States.Format('s3://{bucket}/{{}}/{output}/', $.request.prefix)",
+                        "S3Uri.$": f"States.Format('s3://{bucket}/{{}}/{output}/', {output_prefix})",
                         "LocalPath": "/opt/ml/processing/output",
                         "S3UploadMode": "EndOfJob",
                     },

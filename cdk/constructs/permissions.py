@@ -39,5 +39,5 @@ def job_roles(scope: Construct, data: DataStack) -> tuple[iam.Role, iam.Role]:
         return result
 
     training = role("TrainingRole", ["runs/", "models/"], ["runs/", "models/"])
-    processing = role("ProcessingRole", ["runs/", "models/"], ["runs/"])
+    processing = role("ProcessingRole", ["runs/", "models/"], ["runs/", "models/*/evaluation/"])
     return training, processing

@@ -17,6 +17,9 @@ from cdk.settings import Mining, Settings
 from cdk.stacks.data import DataStack
 
 _THROTTLED = ["SageMaker.SdkClientException", "SageMaker.ThrottlingException"]
+# Beside the model, where nothing expires and no later training of the run overwrites it: a release long after still needs
+# the golden queries, and who asks what a model is needs its figures and its data.
+_MODEL_PREFIX = "States.Format('models/{}/{}', $.request.run, $.training.job)"
 
 
 @dataclass(frozen=True)
@@ -185,6 +188,7 @@ class Retraining(Construct):
             command="mine",
             arguments=_array(_mining_arguments(self._settings.mining)),
             output="mined",
+            output_prefix="$.request.prefix",
             comment="Passages that BM25 ranks high and that do not answer, by the image's `mine` command",
         )
         use_mined = sfn.Pass(
@@ -208,6 +212,7 @@ class Retraining(Construct):
             # The job's whole description may pass the limit of a state's data; this is what the rest needs.
             result_selector={
                 "job.$": "$.TrainingJobName",
+                "arn.$": "$.TrainingJobArn",
                 "model_data.$": "$.ModelArtifacts.S3ModelArtifacts",
                 "seconds.$": "$.TrainingTimeInSeconds",
             },
@@ -226,13 +231,14 @@ class Retraining(Construct):
                 f"'--first-stage', '{evaluation.first_stage}')"
             ),
             output="evaluation",
+            output_prefix=_MODEL_PREFIX,
             comment="Candidate, base, deployed and no reranker on the same candidates",
         )
         gate = invoke(
             self,
             "Read the evaluation",
             self._functions.gate.function,
-            {"prefix.$": "$.request.prefix"},
+            {"prefix.$": _MODEL_PREFIX},
             comment="Does the candidate beat what it must beat?",
             result_path="$.gate",
             failure=self._failure,
@@ -248,7 +254,9 @@ class Retraining(Construct):
         passed.when(sfn.Condition.boolean_equals("$.gate.passed", False), reject).otherwise(self._register())
         return sfn.Chain.start(choose)
 
-    def _processing(self, name: str, *, command: str, arguments: str, output: str, comment: str) -> sfn.CustomState:
+    def _processing(
+        self, name: str, *, command: str, arguments: str, output: str, output_prefix: str, comment: str
+    ) -> sfn.CustomState:
         settings = self._settings.evaluation
         parameters = processing_job(
             command=command,
@@ -259,6 +267,7 @@ class Retraining(Construct):
             key_arn=self._data.key.key_arn,
             input_uri="$.dataset.dataset_uri",
             output=output,
+            output_prefix=output_prefix,
             instance_type=settings.instance_type,
             volume_gb=settings.volume_gb,
             max_hours=settings.max_hours,
@@ -301,6 +310,11 @@ class Retraining(Construct):
 
     def _package(self, name: str, status: str, comment: str) -> sfn.CustomState:
         source = {"S3DataType": "S3Prefix", "CompressionType": "None", "S3Uri.$": "$.training.model_data"}
+
+        def evaluation(file: str) -> str:
+            folder = f"s3://{self._data.bucket.bucket_name}/models/{{}}/{{}}/evaluation"
+            return f"States.Format('{folder}/{file}', $.request.run, $.training.job)"
+
         return call(
             self,
             name,
@@ -314,12 +328,22 @@ class Retraining(Construct):
                     "SupportedContentTypes": ["application/json"],
                     "SupportedResponseMIMETypes": ["application/json"],
                 },
+                "ModelMetrics": {
+                    "ModelQuality": {"Statistics": {"ContentType": "application/json", "S3Uri.$": evaluation("metrics.json")}}
+                },
+                "MetadataProperties": {"GeneratedBy.$": "$.training.arn"},
+                # Where the model comes from: what it was trained on, by what, and what it was compared with.
                 "CustomerMetadataProperties": {
                     "run.$": "$.request.run",
+                    "dataset.$": "$.request.dataset",
+                    "source_language.$": "$.request.source_language",
+                    "manifest.$": evaluation("manifest.json"),
+                    "recipe.$": "$.request.recipe",
+                    "base_model.$": "$.request.base_model",
+                    "run_card.$": "States.Format('{}run_card.json', $.training.model_data)",
+                    "deployed.$": "States.ArrayGetItem($.live.parts, 0)",
                     "report.$": "$.gate.report",
-                    "golden.$": (
-                        f"States.Format('s3://{self._data.bucket.bucket_name}/{{}}/evaluation/golden.json', $.request.prefix)"
-                    ),
+                    "golden.$": evaluation("golden.json"),
                 },
             },
             comment=comment,

@@ -111,7 +111,7 @@ class PipelineStack(cdk.Stack):
         functions.translate.allow("translate:TranslateText", on=["*"])
         allow_objects(functions.join.role, data, read=["raw/", "runs/"], write=["runs/"], delete=["runs/"])
         allow_objects(functions.shard_failures.role, data, read=["runs/"])
-        allow_objects(functions.gate.role, data, read=["runs/"])
+        allow_objects(functions.gate.role, data, read=["models/*/evaluation/"])
         return functions
 
 

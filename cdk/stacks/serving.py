@@ -49,7 +49,7 @@ class ServingStack(cdk.Stack):
             "sagemaker:InvokeEndpoint",
             on=[self.format_arn(service="sagemaker", resource="endpoint", resource_name=settings.prefix)],
         )
-        allow_objects(smoke_test.role, data, read=["runs/"])
+        allow_objects(smoke_test.role, data, read=["models/*/evaluation/"])
         config = self._host(settings, role, data) if settings.serving.enabled else None
         deployment = Deployment(
             self,

@@ -179,7 +179,7 @@ class StubStage:
         bucket, sagemaker = self.stage.output("DataBucket"), self.cloud.client("sagemaker")
         source = {"S3Uri": f"s3://{bucket}/{_MODEL}", "S3DataType": "S3Prefix", "CompressionType": "None"}
         self.cloud.client("s3").put_object(
-            Bucket=bucket, Key="runs/golden.json", Body=json.dumps({"queries": [_GOLDEN]}).encode()
+            Bucket=bucket, Key="models/base/evaluation/golden.json", Body=json.dumps({"queries": [_GOLDEN]}).encode()
         )
         sagemaker.create_model_package(
             ModelPackageGroupName=self.stage.output("ModelPackageGroup"),
@@ -189,7 +189,7 @@ class StubStage:
                 "SupportedContentTypes": ["application/json"],
                 "SupportedResponseMIMETypes": ["application/json"],
             },
-            CustomerMetadataProperties={"golden": f"s3://{bucket}/runs/golden.json"},
+            CustomerMetadataProperties={"golden": f"s3://{bucket}/models/base/evaluation/golden.json"},
         )
 
         def started() -> list[str]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from deployed_stage import Deployed
-from test_whole_run import read, released_run, wait_in_service
+from test_whole_run import model_prefix, read, released_run, wait_in_service
 
 from ko_reranker.operations import executions, packages
 from ko_reranker.operations.executions import Outcome
@@ -95,12 +95,16 @@ def test_a_pending_package_goes_live_when_somebody_approves_it_and_the_old_one_c
 def test_a_model_that_answers_other_than_in_its_evaluation_is_taken_back(deployed: Deployed, trained: str) -> None:
     before = configuration(deployed)
     output = released_run(deployed)
-    golden = read(deployed, f"{output['request']['prefix']}/evaluation/golden.json")
+    golden = read(deployed, f"{model_prefix(output)}/evaluation/golden.json")
     for query in golden["queries"]:
         query["scores"] = [1 - score for score in query["scores"]]
     bucket = deployed.stage.output("DataBucket")
-    deployed.stage.client("s3").put_object(Bucket=bucket, Key="runs/forged/golden.json", Body=json.dumps(golden).encode())
-    package = package_with(deployed, data=output["training"]["model_data"], golden=f"s3://{bucket}/runs/forged/golden.json")
+    deployed.stage.client("s3").put_object(
+        Bucket=bucket, Key="models/forged/evaluation/golden.json", Body=json.dumps(golden).encode()
+    )
+    package = package_with(
+        deployed, data=output["training"]["model_data"], golden=f"s3://{bucket}/models/forged/evaluation/golden.json"
+    )
     release = release_of(deployed, package)
     assert release["status"] == "failed"
     assert "does not serve the model that was asked for" in release["reason"]

@@ -29,6 +29,11 @@ def released_run(deployed: Deployed) -> dict[str, Any]:
     raise AssertionError("no retraining has trained a model")
 
 
+def model_prefix(output: dict[str, Any]) -> str:
+    """Where what belongs to the trained model lies in the bucket."""
+    return f"models/{output['request']['run']}/{output['training']['job']}"
+
+
 def wait_in_service(deployed: Deployed) -> dict[str, Any]:
     sagemaker = deployed.stage.client("sagemaker")
     deadline = time.monotonic() + 120
@@ -55,7 +60,7 @@ def test_the_run_tells_what_it_does_and_ends_with_a_ranked_answer(deployed: Depl
 
 
 def test_the_trained_model_is_better_than_its_base_beyond_chance(deployed: Deployed) -> None:
-    metrics = read(deployed, f"{released_run(deployed)['request']['prefix']}/evaluation/metrics.json")
+    metrics = read(deployed, f"{model_prefix(released_run(deployed))}/evaluation/metrics.json")
     assert metrics["queries"] >= 100
     assert metrics["differences"]["candidate-base"]["mrr"]["low"] > 0
     assert metrics["rows"]["candidate"]["mrr"] > metrics["rows"]["base"]["mrr"]
@@ -71,6 +76,28 @@ def test_the_released_model_is_live_and_registered(deployed: Deployed) -> None:
     assert registered[live[0]] == "Approved"
     endpoint = wait_in_service(deployed)
     assert endpoint["EndpointStatus"] == "InService"
+
+
+def test_a_package_leads_to_its_figures_its_run_card_and_its_data(deployed: Deployed) -> None:
+    output = released_run(deployed)
+    package = deployed.stage.client("sagemaker").describe_model_package(ModelPackageName=output["package"]["arn"])
+    properties = package["CustomerMetadataProperties"]
+    bucket = deployed.stage.output("DataBucket")
+
+    def linked(uri: str) -> Any:
+        # Nothing that a package points to may lie where files expire.
+        assert uri.startswith(f"s3://{bucket}/models/")
+        return read(deployed, uri.removeprefix(f"s3://{bucket}/"))
+
+    assert linked(package["ModelMetrics"]["ModelQuality"]["Statistics"]["S3Uri"])["rows"]["candidate"]
+    assert linked(properties["golden"])["queries"]
+    assert linked(properties["run_card"])["versions"]["torch"]
+    manifest = linked(properties["manifest"])
+    assert manifest["sha256"].keys() == {"train", "dev"}
+    assert manifest["sources"][0]["key"].startswith(f"raw/{properties['dataset']}/")
+    job = deployed.stage.client("sagemaker").describe_training_job(TrainingJobName=output["training"]["job"])
+    assert package["MetadataProperties"]["GeneratedBy"] == job["TrainingJobArn"]
+    assert (properties["recipe"], properties["base_model"]) == ("tiny", "sample:tiny")
 
 
 def test_every_record_is_in_a_split_or_in_quarantine(deployed: Deployed) -> None:

@@ -108,8 +108,9 @@ def _retrain(stage: Stage, execution_input: dict[str, str]) -> str:
 
 
 def _answer(stage: Stage, arn: str, seed: int) -> None:
-    prefix = executions.outcome(stage, arn).output["request"]["prefix"]
-    body = stage.client("s3").get_object(Bucket=stage.output("DataBucket"), Key=f"{prefix}/evaluation/golden.json")["Body"]
+    output = executions.outcome(stage, arn).output
+    key = f"models/{output['request']['run']}/{output['training']['job']}/evaluation/golden.json"
+    body = stage.client("s3").get_object(Bucket=stage.output("DataBucket"), Key=key)["Body"]
     golden = random.Random(seed).choice(json.loads(body.read())["queries"])  # noqa: S311 - a demonstration's choice
     query, documents, positive = golden["query"], golden["documents"], golden["positive"]
     results = asking.rerank(stage.api_url, stage.api_key, query, documents)
