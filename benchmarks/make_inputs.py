@@ -2,7 +2,7 @@
 
     python -m benchmarks.make_inputs --records train.jsonl --tokenizer tokenizer.json
 
-``--records`` is a file of training records (`{"query", "pos", …}`), here those of TyDi QA's Korean questions; ``--tokenizer`` is
+``--records`` is a file of training records (`{"query", "pos", …}`): those of TyDi QA's Korean questions. ``--tokenizer`` is
 XLM-RoBERTa's `tokenizer.json`. Both are read, nothing is fetched, and the same files give the same bytes.
 """
 
@@ -40,7 +40,7 @@ def _requests(records: Path) -> dict:
         rows = [json.loads(line) for line in lines]
     corpus = list(dict.fromkeys(passage for row in rows for passage in row["pos"]))
     queries = sorted({row["query"] for row in rows})
-    random.Random(SEED).shuffle(queries)
+    random.Random(SEED).shuffle(queries)  # noqa: S311
     found = zip(queries, Bm25(corpus, terms="morphemes").best(queries, MOST_DOCUMENTS), strict=True)
     chosen = [(query, places.tolist()) for query, places in found if len(places) == MOST_DOCUMENTS][:QUERIES]
     used = sorted({place for _, places in chosen for place in places})
@@ -51,7 +51,7 @@ def _requests(records: Path) -> dict:
 
 def _load() -> list[int]:
     """Return documents per request: from 1 to the most, spread evenly over orders of magnitude, as requests are."""
-    draw = random.Random(SEED)
+    draw = random.Random(SEED)  # noqa: S311
     return [min(MOST_DOCUMENTS, int((MOST_DOCUMENTS + 1) ** draw.random())) for _ in range(LOAD_REQUESTS)]
 
 

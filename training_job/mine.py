@@ -3,7 +3,8 @@
 Hard negatives are passages that BM25 over Korean morphemes ranks high for the query and that do not answer it. Those that
 probably do (equal to a positive, nearly equal, or judged so by a teacher) are left out; what is then missing is filled at
 random. Each split draws from its own passages: a dev passage in training would be seen before its question is asked. Reads
-train.jsonl and dev.jsonl, writes them again, and `mining.json` with the counts.
+train.jsonl and dev.jsonl, writes them again, and `mining.json` with the counts. With a teacher, every record also gets its scores
+of all the passages (`pos_scores`, `neg_scores`), from which training can learn (`distillation_weight`).
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import os
 import random
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -44,7 +45,7 @@ class MiningSettings:
         rank_from: the first BM25 rank to draw from; the very first are often unmarked answers.
         rank_to: the last rank to draw from.
         max_overlap: character 4-grams shared with a positive, as a share of the shorter text, from which on a passage is one.
-        teacher: a reranker (hub id, s3://bucket/prefix/ or folder) that also judges candidates, or None.
+        teacher: a reranker (hub id, s3://bucket/prefix/ or folder) that also judges candidates and scores what is kept, or None.
         teacher_margin: by how much a candidate's logit must lie under that of the worst positive.
     """
 
@@ -106,23 +107,24 @@ def mine_records(
     short = [record for record in records if len(record.negatives) < settings.negatives]
     ranked = _ranked(short, passages, settings)
     for record in records:
+        judge = _Judge(teacher, record.query) if teacher else None
         if len(record.negatives) < settings.negatives:
             right = Positives(positives[record.query], settings.max_overlap)
             found = [passages[place] for place in next(ranked)[settings.rank_from - 1 :]]
-            mined = _hard(record, found, right, settings, counts, teacher)
+            mined = _hard(record, found, right, settings, counts, judge)
             counts["mined"] += len(mined.negatives) - len(record.negatives)
             filled = fill_negatives(mined, passages, settings.negatives, settings.seed, right.equal)
             counts["random"] += len(filled.negatives) - len(mined.negatives)
             record = filled
         counts["negatives"] += len(record.negatives)
-        yield record
+        yield judge.scored(record) if judge else record
 
 
 def _ranked(records: Sequence[TrainingRecord], passages: Sequence[str], settings: MiningSettings) -> Iterator[np.ndarray]:
     if records:
-        from ko_reranker.evaluation.bm25 import MorphemeBm25
+        from ko_reranker.evaluation.bm25 import Bm25
 
-        index = MorphemeBm25(passages, workers=os.cpu_count() or 1)
+        index = Bm25(passages, terms="morphemes", workers=os.cpu_count() or 1)
         yield from index.best([record.query for record in records], settings.rank_to)
 
 
@@ -132,7 +134,7 @@ def _hard(
     right: Positives,
     settings: MiningSettings,
     counts: Counter[str],
-    teacher: Ranker | None,
+    judge: _Judge | None,
 ) -> TrainingRecord:
     """Add hard negatives, drawn from what BM25 found in an order that depends on seed and query alone."""
     missing = settings.negatives - len(record.negatives)
@@ -141,7 +143,7 @@ def _hard(
     taken = {bare(text) for text in record.negatives}
     chosen: list[str] = []
     for passage in found:
-        if len(chosen) == missing * (_JUDGED if teacher else 1):
+        if len(chosen) == missing * (_JUDGED if judge else 1):
             break
         if bare(passage) in taken:
             continue
@@ -152,13 +154,32 @@ def _hard(
         else:
             taken.add(bare(passage))
             chosen.append(passage)
-    if teacher and chosen:
-        scores = teacher.score(record.query, [*record.positives, *chosen])
-        limit = float(min(scores[: len(record.positives)])) - settings.teacher_margin
-        judged = list(zip(chosen, scores[len(record.positives) :], strict=True))
-        chosen = [passage for passage, score in judged if float(score) <= limit]
-        counts["refused_by_the_teacher"] += len(judged) - len(chosen)
+    if judge and chosen:
+        limit = min(judge.scores(record.positives)) - settings.teacher_margin
+        scores = judge.scores(chosen)
+        judged = len(chosen)
+        chosen = [passage for passage, score in zip(chosen, scores, strict=True) if score <= limit]
+        counts["refused_by_the_teacher"] += judged - len(chosen)
     return record.with_negatives(record.negatives + tuple(chosen[:missing])) if chosen else record
+
+
+class _Judge:
+    """A teacher's scores of one query's passages, each asked for once."""
+
+    def __init__(self, teacher: Ranker, query: str) -> None:
+        self._teacher, self._query = teacher, query
+        self._known: dict[str, float] = {}
+
+    def scores(self, passages: Sequence[str]) -> tuple[float, ...]:
+        """Return the teacher's logits of some passages."""
+        fresh = [passage for passage in dict.fromkeys(passages) if passage not in self._known]
+        if fresh:
+            self._known |= zip(fresh, map(float, self._teacher.score(self._query, fresh)), strict=True)
+        return tuple(self._known[passage] for passage in passages)
+
+    def scored(self, record: TrainingRecord) -> TrainingRecord:
+        """Return the record with the scores of all its passages."""
+        return replace(record, positive_scores=self.scores(record.positives), negative_scores=self.scores(record.negatives))
 
 
 def _load(teacher: str | None) -> Ranker | None:

@@ -12,6 +12,7 @@ import typer
 from ko_reranker import __version__
 from ko_reranker.commands import data, doctor, jobs, keys, pipeline
 from ko_reranker.commands.console import errors
+from ko_reranker.commands.evaluate import evaluate
 from ko_reranker.commands.serve import serve
 from ko_reranker.operations.errors import OperationError
 
@@ -33,7 +34,7 @@ app.add_typer(keys.app, name="keys", rich_help_panel=_STAGE)
 app.add_typer(data.app, name="data", help="Training data: validate, plan, stats, convert; on this machine, without an account.")
 app.command(rich_help_panel=_IMAGE)(jobs.train)
 app.command(rich_help_panel=_IMAGE)(jobs.mine)
-app.command(rich_help_panel=_IMAGE)(jobs.evaluate)
+app.command(rich_help_panel=_IMAGE)(evaluate)
 app.command(rich_help_panel=_IMAGE)(serve)
 # The container image comes without the extra `local`.
 if find_spec("ministack"):

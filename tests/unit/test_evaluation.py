@@ -2,119 +2,309 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
+from loading import load
+from scipy import stats
 
+from cdk.settings import load_settings
 from ko_reranker.container import JobError, ProcessingFolders
+from ko_reranker.data.jsonl import read_record_file, read_rows, write_jsonl
 from ko_reranker.data.records import TrainingRecord
-from ko_reranker.evaluation.bm25 import MorphemeBm25
-from ko_reranker.evaluation.candidates import candidate_sets
-from ko_reranker.evaluation.metrics import bootstrap_interval, query_metrics
-from training_job.evaluate import EvaluationSettings, evaluate
+from ko_reranker.evaluation.bm25 import Bm25
+from ko_reranker.evaluation.candidates import CandidateSet, candidate_sets
+from ko_reranker.evaluation.comparison import first_stage_row, fused_row, row_of, run_row
+from ko_reranker.evaluation.metrics import METRICS, bootstrap_intervals, ranking_metrics
+from ko_reranker.evaluation.questions import Question, TestSet, TestSetError, read_test_set
+from ko_reranker.fusion import fuse
+from ko_reranker.samples import paths
+from training_job.evaluate import EvaluationSettings, evaluate, evaluate_job, job_models
 
-RECORDS = [
-    TrainingRecord(f"{name} 사용하는 방법", (f"{name} 사용하려면 도구를 설치합니다.",), (f"{name} 제거하면 창이 닫힙니다.",))
-    for name in ("컴파일러를", "디버거를", "링커를", "편집기를", "어셈블러를", "프로파일러를", "라이브러리를", "템플릿을")
-]
+PASSAGES = [f"{name} 사용하려면 도구를 설치합니다." for name in ("컴파일러를", "디버거를", "링커를", "편집기를", "어셈블러를")]
+TEST_SET = TestSet(
+    [Question(f"{passage.split()[0]} 사용하는 방법", {passage: 1}, "docs", (passage, PASSAGES[0])) for passage in PASSAGES],
+    PASSAGES,
+)
+
+
+def metrics(scores: list[float], relevance: list[int], missed: tuple[int, ...] = ()) -> dict[str, float]:
+    found = ranking_metrics([scores], [relevance], [missed])
+    assert tuple(found) == METRICS
+    return {name: float(values[0]) for name, values in found.items()}
+
+
+# ---------------------------------------------------------------- metrics against their closed forms
 
 
 def test_metrics_of_one_right_document_on_rank_three() -> None:
-    metrics = query_metrics([0.1, 0.9, 0.5, 0.7], {2})
-    assert metrics["mrr"] == metrics["mrr@10"] == pytest.approx(1 / 3)
-    assert metrics["ndcg@10"] == pytest.approx(1 / math.log2(4))
-    assert (metrics["has_right@1"], metrics["has_right@3"], metrics["recall@10"]) == (0.0, 1.0, 1.0)
+    found = metrics([0.1, 0.9, 0.5, 0.7], [0, 0, 1, 0])
+    assert found["mrr"] == found["mrr@10"] == pytest.approx(1 / 3)
+    assert found["ndcg@10"] == pytest.approx(1 / math.log2(4))
+    assert [found[f"has_right@{k}"] for k in (1, 2, 3, 5, 10)] == [0, 0, 1, 1, 1]
+    assert (found["recall@5"], found["recall@20"]) == (1, 1)
 
 
-def test_metrics_of_two_right_documents_one_of_them_far_down() -> None:
-    metrics = query_metrics([-float(rank) for rank in range(20)], {1, 14})
-    assert metrics["mrr"] == 0.5
-    assert metrics["recall@10"] == 0.5
-    assert metrics["ndcg@10"] == pytest.approx((1 / math.log2(3)) / (1 + 1 / math.log2(3)))
+@pytest.mark.parametrize("ranks", [*itertools.combinations(range(1, 13), 2), (1,), (11,), (12,), (1, 2, 3)])
+def test_metrics_agree_with_their_formulas_wherever_the_right_ones_stand(ranks: tuple[int, ...]) -> None:
+    found = metrics([-float(place) for place in range(12)], [int(place + 1 in ranks) for place in range(12)])
+    gain = sum(1 / math.log2(rank + 1) for rank in ranks if rank <= 10)
+    assert found["mrr"] == pytest.approx(1 / ranks[0])
+    assert found["mrr@10"] == pytest.approx(1 / ranks[0] if ranks[0] <= 10 else 0)
+    assert found["ndcg@10"] == pytest.approx(gain / sum(1 / math.log2(rank + 2) for rank in range(len(ranks))))
+    for k in (5, 10, 20):
+        assert found[f"recall@{k}"] == pytest.approx(sum(rank <= k for rank in ranks) / len(ranks))
+    for k in (1, 2, 3, 5, 10):
+        assert found[f"has_right@{k}"] == float(ranks[0] <= k)
 
 
-def test_beyond_rank_ten_only_mrr_counts() -> None:
-    metrics = query_metrics([-float(rank) for rank in range(20)], {11})
-    assert metrics["mrr"] == pytest.approx(1 / 12)
-    assert metrics["mrr@10"] == metrics["ndcg@10"] == metrics["recall@10"] == 0.0
+def test_a_better_document_gains_more() -> None:
+    found = metrics([3.0, 2.0, 1.0], [1, 3, 0])
+    ideal = 3 + 1 / math.log2(3)
+    assert found["ndcg@10"] == pytest.approx((1 + 3 / math.log2(3)) / ideal)
+
+
+def test_what_the_first_stage_missed_counts_against_every_ranker() -> None:
+    found = metrics([1.0, 0.5], [1, 0], missed=(1,))
+    assert (found["recall@20"], found["mrr"]) == (0.5, 1)
+    assert metrics([], [], missed=(1,)) == dict.fromkeys(METRICS, 0.0)
+
+
+def test_ties_keep_the_order_of_the_documents() -> None:
+    assert [metrics([0.0] * 12, [int(place == right) for place in range(12)])["mrr"] for right in range(12)] == pytest.approx(
+        [1 / rank for rank in range(1, 13)]
+    )
 
 
 def test_a_score_that_is_no_number_is_no_rank() -> None:
     with pytest.raises(ValueError, match="not a number"):
-        query_metrics([1.0, math.nan], {0})
+        metrics([1.0, math.nan], [1, 0])
 
 
-def test_candidates_are_the_same_for_the_same_seed_and_hold_the_right_ones() -> None:
-    first, again, other = (candidate_sets(RECORDS, 6, seed) for seed in (0, 0, 1))
-    assert first == again
-    assert first != other
-    for record, item in zip(RECORDS, first, strict=True):
-        assert len(set(item.documents)) == len(item.documents) == 6
-        assert {item.documents[index] for index in item.positives} == set(record.positives)
-        assert set(record.negatives) <= set(item.documents)
+# ---------------------------------------------------------------- intervals
 
 
-def test_a_ranker_that_ties_everything_gets_what_chance_gives() -> None:
-    sets = candidate_sets([TrainingRecord(f"질문 {i}", (f"답 {i}",), ()) for i in range(400)], 10, 0)
-    mean = np.mean([query_metrics([0.0] * len(item.documents), item.positives)["mrr"] for item in sets])
-    assert mean == pytest.approx(sum(1 / rank for rank in range(1, 11)) / 10, abs=0.04)
-
-
-def test_a_paired_interval_is_reproducible_and_holds_its_mean() -> None:
+def test_paired_intervals_agree_with_scipys_bootstrap() -> None:
     differences = np.random.default_rng(0).normal(0.1, 0.3, 200)
-    interval = bootstrap_interval(differences, seed=0)
-    assert interval == bootstrap_interval(differences, seed=0)
-    assert interval.mean == pytest.approx(differences.mean())
-    assert interval.low < interval.mean < interval.high
-    half_width = 1.96 * differences.std() / math.sqrt(200)
-    assert interval.high - interval.low == pytest.approx(2 * half_width, rel=0.15)
+    found = bootstrap_intervals({"a": differences, "b": -differences}, seed=0)
+    assert found == bootstrap_intervals({"a": differences, "b": -differences}, seed=0)
+    expected = stats.bootstrap((differences,), np.mean, method="percentile", rng=np.random.default_rng(1)).confidence_interval
+    assert found["a"].mean == pytest.approx(differences.mean())
+    assert (found["a"].low, found["a"].high) == pytest.approx((expected.low, expected.high), abs=0.005)
+    # The same resamples for every key: what is paired stays paired.
+    assert (found["b"].low, found["b"].high) == pytest.approx((-found["a"].high, -found["a"].low))
 
 
-def test_differences_that_do_not_vary_have_an_interval_without_width() -> None:
-    interval = bootstrap_interval([0.0] * 10, seed=0)
-    assert (interval.low, interval.mean, interval.high) == (0.0, 0.0, 0.0)
+def test_what_does_not_vary_has_an_interval_without_width() -> None:
+    for sample in (np.zeros(10), np.array([0.25])):
+        interval = bootstrap_intervals({"x": sample}, seed=0)["x"]
+        assert interval.low == interval.mean == interval.high == sample[0]
+
+
+# ---------------------------------------------------------------- first stage and candidates
 
 
 def test_bm25_sees_through_korean_particles_and_endings() -> None:
-    bm25 = MorphemeBm25(["디버거로 중단점을 설정했습니다", "편집기에서 글꼴을 바꿉니다"])
-    scores = bm25.score("중단점 설정하기", ["편집기에서 글꼴을 바꿉니다", "디버거로 중단점을 설정했습니다"])
-    assert scores[1] > scores[0] == 0
-    assert bm25.score("??", ["편집기에서 글꼴을 바꿉니다"]).tolist() == [0]
+    for terms in ("morphemes", "morphemes+bigrams"):
+        bm25 = Bm25(["디버거로 중단점을 설정했습니다", "편집기에서 글꼴을 바꿉니다"], terms=terms)
+        scores = bm25.score("중단점 설정하기", ["편집기에서 글꼴을 바꿉니다", "디버거로 중단점을 설정했습니다"])
+        assert scores[1] > scores[0] == 0
+        assert bm25.score("??", ["편집기에서 글꼴을 바꿉니다"]).tolist() == [0]
+
+
+def test_character_pairs_find_a_name_that_is_written_apart_in_one_place() -> None:
+    corpus = ["트랜스포머스핀오프 일정", "다른 이야기"]
+    bm25 = Bm25(corpus, terms="morphemes+bigrams")
+    (found,) = bm25.best(["랜스포머"], 5)
+    assert found.tolist() == [0]
+    assert bm25.score("머스", corpus)[0] > 0
+
+
+def test_candidates_are_the_same_for_the_same_seed_and_in_an_order_that_gives_nothing_away() -> None:
+    first, again, other = (candidate_sets(TEST_SET, "morphemes", 4, seed) for seed in (0, 0, 1))
+    assert [item.documents for item in first] == [item.documents for item in again]
+    assert [item.documents for item in first] != [item.documents for item in other]
+    for item in first:
+        assert len(set(item.documents)) == len(item.documents) <= 4
+        assert [PASSAGES.index(item.documents[place]) for place in item.positives] == [
+            next(index for index, passage in enumerate(PASSAGES) if item.query.split()[0] in passage)
+        ]
+    assert {min(item.positives) for item in first} != {0}
+
+
+def test_a_right_passage_that_the_first_stage_does_not_find_is_missed_not_added() -> None:
+    test_set = TestSet([Question("링커", {"전혀 다른 이야기": 1}, "docs")], ["링커를 설치합니다.", "전혀 다른 이야기"])
+    (item,) = candidate_sets(test_set, "morphemes", 10, 0)
+    assert (item.documents, item.positives, item.missed) == (("링커를 설치합니다.",), frozenset(), (1,))
+
+
+def test_given_candidates_are_ranked_by_bm25_when_they_have_no_scores() -> None:
+    for question, item in zip(TEST_SET.questions, candidate_sets(TEST_SET, "given", 50, 0), strict=True):
+        assert set(item.documents) == set(question.candidates)
+        assert first_stage_row([item]).metrics["mrr"][0] == 1
+
+
+def test_candidates_that_come_with_scores_keep_the_best() -> None:
+    question = Question("질문", {"나": 1, "다": 1}, "x", ("가", "나", "다"), (3.0, 2.0, 1.0))
+    (item,) = candidate_sets(TestSet([question], ["가", "나", "다"]), "morphemes", 2, 0)
+    assert dict(zip(item.documents, item.first_stage, strict=True)) == {"가": 3.0, "나": 2.0}
+    assert item.missed == (1,)
+
+
+def test_given_candidates_that_are_not_there_are_an_error() -> None:
+    with pytest.raises(TestSetError, match="shop gives no candidates"):
+        candidate_sets(TestSet([Question("질문", {"답": 1}, "shop")], ["답"]), "given", 5, 0)
+
+
+def sets_of(count: int) -> list[CandidateSet]:
+    documents = tuple(f"문서 {place}" for place in range(10))
+    questions = [Question(f"질문 {number}", {"문서 3": 1}, "x", documents, (0.0,) * 10) for number in range(count)]
+    return candidate_sets(TestSet(questions, list(documents)), "given", 10, 0)
+
+
+def test_a_ranker_that_ties_everything_gets_what_chance_gives() -> None:
+    sets = sets_of(400)
+    row = row_of([np.zeros(10) for _ in sets], sets)
+    assert row.metrics["mrr"].mean() == pytest.approx(sum(1 / rank for rank in range(1, 11)) / 10, abs=0.04)
+
+
+# ---------------------------------------------------------------- rows
+
+
+def test_a_row_has_latency_and_tokens_and_the_progress_of_its_queries() -> None:
+    sets, done = sets_of(3), []
+    row = run_row(lambda query, documents: (np.arange(len(documents)), 7 * len(documents)), sets, done.append)
+    assert done == [1, 2, 3]
+    figures = row.to_json()
+    assert 0 < figures["latency_ms_p50"] <= figures["latency_ms_p95"]
+    assert figures["tokens_per_second"] > 0
+    assert row.tokens == 210
+    assert "latency_ms_p50" not in first_stage_row(sets).to_json()
+
+
+def test_a_fused_row_is_ranked_by_both_scores() -> None:
+    sets = candidate_sets(TEST_SET, "morphemes", 4, 0)
+    wrong = run_row(lambda query, documents: (-np.arange(len(documents), dtype=np.float32), 1), sets)
+    fused = fused_row(wrong, sets, 0.9)
+    for item, scores, given in zip(sets, fused.scores, wrong.scores, strict=True):
+        assert scores.tolist() == fuse(item.first_stage, given, weight=0.9)
+    assert fused.metrics["mrr"].mean() > wrong.metrics["mrr"].mean()
+
+
+# ---------------------------------------------------------------- the job
 
 
 @pytest.fixture(scope="module")
-def job(tmp_path_factory):
+def job(tmp_path_factory: pytest.TempPathFactory):
+    """Real Korean records of the sample; the tiny model, which nobody has trained, against itself."""
     folders = ProcessingFolders(tmp_path_factory.mktemp("evaluate"))
     folders.dataset.mkdir(parents=True)
-    lines = [json.dumps(record.to_json(), ensure_ascii=False) for record in RECORDS]
-    (folders.dataset / "dev.jsonl").write_text("\n".join(lines), encoding="utf-8")
-    metrics = evaluate(folders, EvaluationSettings("sample:tiny", "sample:tiny", None, 6, 0))
-    return folders, metrics
+    korean = {row["en"]: row["ko"] for row in read_rows(paths.PHRASEBOOK)}
+    records = [
+        TrainingRecord(korean[one.query], tuple(map(korean.__getitem__, one.positives)), extra={"source": f"part {number % 2}"})
+        for number, one in enumerate(itertools.islice(read_record_file(paths.SAMPLE), 80))
+    ]
+    write_jsonl(folders.dataset / "dev.jsonl", (record.to_json() for record in records))
+    (folders.dataset / "manifest.json").write_text("{}", encoding="utf-8")
+    settings = EvaluationSettings(job_models("sample:tiny", "sample:tiny", None), candidates=10, fuse=0.5)
+    return folders, evaluate_job(folders, settings)
 
 
 def test_a_model_does_not_differ_from_itself(job) -> None:
-    _, metrics = job
-    assert metrics["differences"]["candidate-base"]["mrr"] == {"mean": 0, "low": 0, "high": 0, "confidence": 0.95}
-    assert set(metrics["rows"]) == {"none", "base", "candidate"}
-    assert metrics["queries"] == len(RECORDS)
-    assert metrics["candidates_per_query"] == 6
+    _, report = job
+    assert report["differences"]["candidate-base"]["mrr"] == {"mean": 0, "low": 0, "high": 0, "confidence": 0.95}
+    assert list(report["rows"]) == ["none", "base", "candidate", "base+bm25", "candidate+bm25"]
+    assert report["candidates_per_query"] == 10
+    assert report["rows"]["none"]["has_right@10"] <= report["right_found"] < 1
+    assert report["rows"]["candidate"]["tokens_per_second"] > 0
 
 
-def test_the_job_leaves_metrics_golden_queries_and_a_page_that_stands_alone(job) -> None:
-    folders, metrics = job
-    assert json.loads((folders.output / "metrics.json").read_text(encoding="utf-8")) == metrics
+def test_prods_gate_refuses_the_tiny_model_and_says_why(job) -> None:
+    folders, _ = job
+    context = json.loads((Path(__file__).parents[2] / "cdk.json").read_text(encoding="utf-8"))["context"]
+    evaluation = load_settings({**context, "stage": "prod"}).evaluation
+    decision = load("gate", "decision")
+    asked = json.loads(evaluation.must_beat.model_dump_json(exclude_none=True))
+    gate = decision.Gate(
+        evaluation.metric, {name: decision.Requirement(**values) for name, values in asked.items()}, evaluation.min_queries
+    )
+    result = decision.decide(json.loads((folders.output / "metrics.json").read_text(encoding="utf-8")), gate)
+    assert not result["passed"]
+    assert "It had to be not below no reranker" in result["message"]
+    assert "its base model" not in result["message"]
+
+
+def test_slices_by_length_and_source_add_up_to_all_queries(job) -> None:
+    _, report = job
+    for kind in ("query length", "source"):
+        slices = [item for item in report["slices"] if item["by"] == kind]
+        assert len(slices) > 1
+        assert sum(item["queries"] for item in slices) == report["queries"]
+        for row, figures in report["rows"].items():
+            weighted = sum(item["queries"] * item["rows"][row]["mrr"]["mean"] for item in slices) / report["queries"]
+            assert weighted == pytest.approx(figures["mrr"], abs=1e-5)
+
+
+def test_the_job_leaves_figures_golden_queries_and_a_page_that_stands_alone(job) -> None:
+    folders, report = job
+    assert json.loads((folders.output / "report.json").read_text(encoding="utf-8")) == report
+    figures = json.loads((folders.output / "metrics.json").read_text(encoding="utf-8"))
+    assert figures == {key: value for key, value in report.items() if key != "worst_queries"}
     golden = json.loads((folders.output / "golden.json").read_text(encoding="utf-8"))["queries"]
     assert len(golden) == 5
-    assert all(len(item["scores"]) == len(item["documents"]) == 6 for item in golden)
-    assert all(0 < score < 1 for item in golden for score in item["scores"])
+    for item in golden:
+        assert len(item["scores"]) == len(item["documents"])
+        assert all(0 < score < 1 for score in item["scores"])
+        assert 0 <= item["positive"] < len(item["documents"])
     page = (folders.output / "report.html").read_text(encoding="utf-8")
-    assert "<svg" in page and "</html>" in page and "candidate-none" in page
+    assert page.count("<svg") == 4 and "</html>" in page and "candidate − no reranker" in page
     assert "<script" not in page and 'src="http' not in page
+    assert (folders.output / "manifest.json").is_file()
 
 
-def test_a_model_that_cannot_be_had_is_named(tmp_path, job) -> None:
+def test_the_same_figures_give_the_same_page(job) -> None:
+    from ko_reranker.evaluation.report import render_report
+
+    folders, report = job
+    assert render_report(report) == (folders.output / "report.html").read_text(encoding="utf-8")
+
+
+def test_worst_queries_are_those_ranked_lowest_and_their_texts_stay_out_of_figures_and_log(
+    job, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folders, report = job
+    worst = report["worst_queries"]["candidate"]
+    assert 0 < len(worst) <= 10
+    assert [item["rank"] for item in worst] == sorted((item["rank"] for item in worst), reverse=True)
+    assert worst[0]["rank"] > 1
+    evaluate([folders.dataset / "dev.jsonl"], EvaluationSettings({"candidate": "sample:tiny"}, candidates=5, max_queries=4))
+    said = capsys.readouterr().out + (folders.output / "metrics.json").read_text(encoding="utf-8")
+    for item in worst:
+        assert item["query"] not in said and item["right"] not in said
+
+
+def test_fewer_queries_are_spread_over_the_test_set(job) -> None:
     folders, _ = job
+    path = folders.dataset / "dev.jsonl"
+    report, _, sets = evaluate([path], EvaluationSettings({}, max_queries=4))
+    queries = [question.query for question in read_test_set([path]).questions]
+    assert report["queries"] == 4
+    assert [sets[0].query, sets[-1].query] == [queries[0], queries[-1]]
+
+
+def test_what_cannot_be_evaluated_is_said_in_a_sentence(tmp_path: Path, job) -> None:
+    folders, _ = job
+    path = folders.dataset / "dev.jsonl"
     with pytest.raises(JobError, match="The candidate model"):
-        evaluate(folders, EvaluationSettings("/nowhere", "sample:tiny", None, 6, 0))
+        evaluate([path], EvaluationSettings({"candidate": "/nowhere"}, candidates=2))
+    with pytest.raises(JobError, match="No model may be called none"):
+        evaluate([path], EvaluationSettings({"none": "sample:tiny"}))
+    with pytest.raises(JobError, match="there is no"):
+        evaluate([tmp_path / "dev.jsonl"], EvaluationSettings({}))
+    (tmp_path / "dev.jsonl").write_text('{"query": "가", "pos": ["나"]}\n', encoding="utf-8")
+    with pytest.raises(JobError, match="None of the 1 queries has a right passage"):
+        evaluate([tmp_path / "dev.jsonl"], EvaluationSettings({}))

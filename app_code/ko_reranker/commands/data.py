@@ -17,11 +17,12 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from rich.table import Table
 
 from ko_reranker.commands.console import console, errors
-from ko_reranker.data.conversion import Conversion, ConversionError, Format, convert
+from ko_reranker.data.conversion import Conversion, Format, convert
 from ko_reranker.data.jsonl import SUFFIXES, DamagedFile, read_records, write_jsonl
 from ko_reranker.data.records import RecordError, TrainingRecord
 from ko_reranker.data.splits import Groups, fingerprint, normalised
 from ko_reranker.data.survey import Survey, TextShards, finish_shard
+from ko_reranker.data.tables import TableError
 from ko_reranker.data.translation.language import is_in_language
 from ko_reranker.data.translation.texts import TranslationSettings
 from ko_reranker.operations.errors import OperationError
@@ -167,7 +168,7 @@ def convert_command(
             count = write_jsonl(partial, (record.to_json() for record in records))
         if count:
             partial.replace(output)
-    except (ConversionError, DamagedFile, UnicodeDecodeError) as error:
+    except (TableError, DamagedFile, UnicodeDecodeError) as error:
         raise OperationError(f"{source}: {error}") from None
     finally:
         partial.unlink(missing_ok=True)

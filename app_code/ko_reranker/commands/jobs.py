@@ -1,4 +1,4 @@
-"""``ko-reranker train``, ``mine`` and ``evaluate``: the jobs, as the container runs them."""
+"""``ko-reranker train`` and ``mine``: the jobs, as the container runs them."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def mine(
         typer.Option(min=0.0, max=1.0, help="Share of 4-grams in common with a positive that makes a passage one, too."),
     ] = 0.6,
     teacher: Annotated[
-        str | None, typer.Option(help="A reranker (hub id, s3:// or folder) that sorts out what is right after all.")
+        str | None, typer.Option(help="A reranker (hub id, s3:// or folder) that sorts out what is right after all, and scores the rest to learn from.")
     ] = None,
     teacher_margin: Annotated[
         float, typer.Option(help="How far below the worst positive the teacher's logit of a negative must lie.")
@@ -75,34 +75,10 @@ def mine(
                     f"({counts['mined']} mined, {counts['random']} random)"
                 )
 
-    _processing_job(base_dir, job)
+    processing_job(base_dir, job)
 
 
-def evaluate(
-    candidate: Annotated[str, typer.Option(help="The model just trained: a folder, s3://bucket/prefix/ or a hub id.")],
-    base: Annotated[str, typer.Option(help="The model it started from, which it has to beat.")],
-    deployed: Annotated[
-        str, typer.Option(help="The model that is live now, to see what a release would change; none when nothing is.")
-    ] = "none",
-    candidates: Annotated[
-        int,
-        typer.Option(min=2, help="Documents to rank per query. More make the task harder and the evaluation slower."),
-    ] = 20,
-    seed: Annotated[int, typer.Option(help="Of the random documents and the intervals; keep it to compare runs.")] = 0,
-    base_dir: BaseDir = None,
-) -> None:
-    """Compare a model with its base, the deployed one and no reranker: metrics.json, golden.json, report.html."""
-
-    def job(folders) -> None:
-        from training_job.evaluate import EvaluationSettings, evaluate
-
-        live = None if deployed.lower() in ("", "none") else deployed
-        evaluate(folders, EvaluationSettings(candidate, base, live, candidates, seed))
-
-    _processing_job(base_dir, job)
-
-
-def _processing_job(base_dir: Path | None, job: Callable) -> None:
+def processing_job(base_dir: Path | None, job: Callable) -> None:
     """Run a processing job; a failure goes where SageMaker reads it, to the screen, and into the exit code."""
     from ko_reranker import container
 

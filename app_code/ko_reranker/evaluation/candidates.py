@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
-from ko_reranker.data.negatives import fill_negatives
-from ko_reranker.data.records import TrainingRecord
+import numpy as np
+
+from ko_reranker.evaluation.bm25 import Bm25
+from ko_reranker.evaluation.questions import Question, TestSet, TestSetError
+
+FirstStage = Literal["morphemes", "morphemes+bigrams", "given"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,37 +22,79 @@ class CandidateSet:
     Attributes:
         query: the question.
         documents: the candidates, in an order that gives nothing away.
-        positives: the places of the right ones among the documents, at least one.
+        relevance: (documents,); 0 is wrong, 1 or more right.
+        missed: the relevance of right passages that are not among the documents; every ranker is charged with them alike.
+        first_stage: float64, (documents,); the scores by which the first stage ranks them.
+        source: where the question comes from.
     """
 
     query: str
     documents: tuple[str, ...]
-    positives: frozenset[int]
+    relevance: tuple[int, ...]
+    missed: tuple[int, ...]
+    first_stage: np.ndarray
+    source: str
+
+    @property
+    def positives(self) -> frozenset[int]:
+        """The places of the right ones among the documents."""
+        return frozenset(place for place, grade in enumerate(self.relevance) if grade)
 
 
-def candidate_sets(records: Sequence[TrainingRecord], count: int, seed: int) -> list[CandidateSet]:
-    """Return each record's candidates: its positives, its negatives, then random passages of the other records.
+def candidate_sets(
+    test_set: TestSet, first_stage: FirstStage, count: int, seed: int, *, workers: int = 1
+) -> list[CandidateSet]:
+    """Return each question's candidates: what the first stage finds among the passages of the test set.
 
-    The same records, count and seed give the same candidates, so that models are compared on equal terms. A record has
-    fewer than ``count`` where the passages run out, and more only where its own positives are more.
+    The same test set, first stage, count and seed give the same candidates, so that models are compared on equal terms.
+    Questions whose candidates came ranked keep them, the best ``count``.
 
     Args:
-        records: the dev records.
-        count: candidates per query.
-        seed: of the random passages and of the order.
+        test_set: questions and passages.
+        first_stage: the terms of the BM25 that searches; ``given`` takes each record's own positives and negatives instead,
+            which BM25 over morphemes and bigrams ranks.
+        count: the most candidates a query has; with ``given`` all of a record's own.
+        seed: of the documents' order.
+        workers: threads of the first stage.
     """
-    passages = sorted({passage for record in records for passage in (*record.positives, *record.negatives)})
-    return [_candidates(record, passages, count, seed) for record in records]
+    searched = [question for question in test_set.questions if question.candidate_scores is None]
+    found: Iterator[tuple[tuple[str, ...], np.ndarray]] = iter(())
+    if searched:
+        bm25 = Bm25(test_set.passages, terms="morphemes+bigrams" if first_stage == "given" else first_stage, workers=workers)
+        found = _own(bm25, searched) if first_stage == "given" else _found(bm25, searched, count)
+    return [
+        _shuffled(question, *(next(found) if question.candidate_scores is None else _ranked(question, count)), seed)
+        for question in test_set.questions
+    ]
 
 
-def _candidates(record: TrainingRecord, passages: Sequence[str], count: int, seed: int) -> CandidateSet:
-    positives = tuple(dict.fromkeys(record.positives))
-    room = max(0, count - len(positives))
-    # A passage given as both is right: a duplicate must not compete with itself.
-    own = tuple(passage for passage in dict.fromkeys(record.negatives) if passage not in positives)[:room]
-    filled = fill_negatives(record.with_negatives(own), passages, room, seed)
-    documents = [*positives, *filled.negatives]
+def _found(bm25: Bm25, questions: Sequence[Question], count: int) -> Iterator[tuple[tuple[str, ...], np.ndarray]]:
+    for places, scores in bm25.search([question.query for question in questions], count):
+        yield tuple(bm25.passages[place] for place in places), scores
+
+
+def _own(bm25: Bm25, questions: Sequence[Question]) -> Iterator[tuple[tuple[str, ...], np.ndarray]]:
+    for question in questions:
+        if not question.candidates:
+            raise TestSetError(f"the first stage is given, but {question.source} gives no candidates: name a BM25 instead")
+        yield question.candidates, bm25.score(question.query, question.candidates)
+
+
+def _ranked(question: Question, count: int) -> tuple[tuple[str, ...], np.ndarray]:
+    documents, scores = question.candidates or (), np.array(question.candidate_scores)
+    best = np.argsort(-scores, kind="stable")[:count]
+    return tuple(documents[place] for place in best), scores[best]
+
+
+def _shuffled(question: Question, documents: tuple[str, ...], scores: np.ndarray, seed: int) -> CandidateSet:
+    order = list(range(len(documents)))
     # Ties are ranked in this order: a shuffle gives a model that ties everything what chance gives.
-    random.Random(f"{seed}\n{record.query}").shuffle(documents)  # noqa: S311  a seeded order, no secret
-    right = frozenset(index for index, document in enumerate(documents) if document in positives)
-    return CandidateSet(record.query, tuple(documents), right)
+    random.Random(f"{seed}\n{question.query}").shuffle(order)  # noqa: S311  a seeded order, no secret
+    return CandidateSet(
+        query=question.query,
+        documents=tuple(documents[place] for place in order),
+        relevance=tuple(question.relevance.get(documents[place], 0) for place in order),
+        missed=tuple(grade for passage, grade in question.relevance.items() if passage not in set(documents)),
+        first_stage=np.asarray(scores, dtype=np.float64)[order],
+        source=question.source,
+    )

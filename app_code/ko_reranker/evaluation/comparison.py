@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from ko_reranker.evaluation.candidates import CandidateSet
-from ko_reranker.evaluation.metrics import bootstrap_interval, query_metrics
+from ko_reranker.evaluation.metrics import Interval, bootstrap_intervals, ranking_metrics
+from ko_reranker.fusion import fuse
 
-CANDIDATE = "candidate"
-COMPARED_METRICS = ("mrr", "ndcg@10", "has_right@1")
+NONE, BASE, DEPLOYED, CANDIDATE = "none", "base", "deployed", "candidate"
+# What is plotted and sliced; all metrics are in the tables.
+MAIN_METRICS = ("mrr", "ndcg@10", "has_right@1")
 GOLDEN_QUERIES = 5
+WORST_QUERIES = 10
+# Characters of a query up to which it belongs to a slice.
+_LENGTHS = ((15, "up to 15 characters"), (30, "16 to 30 characters"), (10**9, "over 30 characters"))
 
-
-class Scorer(Protocol):
-    """What a row needs: a ranker, or BM25."""
-
-    def score(self, query: str, documents: Sequence[str]) -> np.ndarray: ...
+# A query's documents to their scores, (documents,), and the tokens that were read for them.
+Scorer = Callable[[str, Sequence[str]], tuple[np.ndarray, int]]
 
 
 @dataclass(frozen=True)
@@ -30,59 +32,142 @@ class Row:
     Attributes:
         scores: per query, one per document.
         metrics: by name, float64 (queries,).
-        latency_ms_p50: the middle time to score one query's candidates, on the machine of the evaluation.
+        seconds: per query, to score its candidates on the machine of the evaluation; None where nothing was measured.
+        tokens: read in all.
     """
 
     scores: list[np.ndarray]
     metrics: dict[str, np.ndarray]
-    latency_ms_p50: float
+    seconds: np.ndarray | None = None
+    tokens: int = 0
 
     def to_json(self) -> dict[str, float]:
-        means = {name: round(float(values.mean()), 6) for name, values in self.metrics.items()}
-        return means | {"latency_ms_p50": round(self.latency_ms_p50, 3)}
+        figures = {name: round(float(values.mean()), 6) for name, values in self.metrics.items()}
+        if self.seconds is not None:
+            for percentile in (50, 95):
+                figures[f"latency_ms_p{percentile}"] = round(float(np.percentile(self.seconds, percentile)) * 1_000, 3)
+        if self.tokens and self.seconds is not None:
+            figures["tokens_per_second"] = round(self.tokens / float(self.seconds.sum()), 1)
+        return figures
 
 
-def run_row(scorer: Scorer, sets: Sequence[CandidateSet]) -> Row:
-    """Rank every query's candidates with one ranker."""
-    scores, seconds = [], []
-    for item in sets:
-        started = time.perf_counter()
-        scores.append(scorer.score(item.query, item.documents))
-        seconds.append(time.perf_counter() - started)
-    per_query = [query_metrics(values, item.positives) for values, item in zip(scores, sets, strict=True)]
-    metrics = {name: np.array([metric[name] for metric in per_query]) for name in per_query[0]}
-    return Row(scores, metrics, float(np.median(seconds)) * 1_000)
+def row_of(scores: list[np.ndarray], sets: Sequence[CandidateSet]) -> Row:
+    """Return the row of scores that are there already."""
+    metrics = ranking_metrics(scores, [item.relevance for item in sets], [item.missed for item in sets])
+    return Row(scores, metrics)
 
 
-def compare(rows: Mapping[str, Row], sets: Sequence[CandidateSet], seed: int, models: Mapping[str, str]) -> dict[str, Any]:
-    """Return the content of `metrics.json`: rows, their intervals, and the candidate's paired differences to each.
+def first_stage_row(sets: Sequence[CandidateSet]) -> Row:
+    """Return the row of no reranker: the first stage's own order."""
+    return row_of([item.first_stage for item in sets], sets)
+
+
+def fused_row(row: Row, sets: Sequence[CandidateSet], weight: float) -> Row:
+    """Return a row whose scores are fused with the first stage's; see `ko_reranker.fusion`."""
+    fused = [np.array(fuse(item.first_stage, scores, weight=weight)) for item, scores in zip(sets, row.scores, strict=True)]
+    return Row(fused, row_of(fused, sets).metrics, row.seconds, row.tokens)
+
+
+def run_row(scorer: Scorer, sets: Sequence[CandidateSet], progress: Callable[[int], None] = lambda done: None) -> Row:
+    """Rank every query's candidates with one ranker.
 
     Args:
-        rows: by name: ``none``, ``base``, perhaps ``deployed``, ``candidate``.
+        scorer: what ranks.
+        sets: what is ranked.
+        progress: told after each query how many are done.
+    """
+    scores, seconds, tokens = [], [], 0
+    # The first call of all pays for caches and threads.
+    scorer(sets[0].query, sets[0].documents[:1])
+    for done, item in enumerate(sets, start=1):
+        started = time.perf_counter()
+        values, read = scorer(item.query, item.documents) if item.documents else (np.zeros(0, dtype=np.float32), 0)
+        seconds.append(time.perf_counter() - started)
+        scores.append(values)
+        tokens += read
+        progress(done)
+    return Row(scores, row_of(scores, sets).metrics, np.array(seconds), tokens)
+
+
+def compare(
+    rows: Mapping[str, Row], sets: Sequence[CandidateSet], seed: int, *, first_stage: str, models: Mapping[str, str]
+) -> dict[str, Any]:
+    """Return the content of `metrics.json`: rows, their intervals, slices, and each row's paired difference to those before it.
+
+    Args:
+        rows: by name, in the order in which they are shown: ``none`` first, what is judged last.
         sets: what they ranked.
         seed: of the candidates and of the bootstrap.
+        first_stage: what found the candidates.
         models: row name to model address.
     """
-    candidate = rows[CANDIDATE]
+    values = {(name, "", metric): column for name, row in rows.items() for metric, column in row.metrics.items()}
+    names = list(rows)
+    for place, name in enumerate(names):
+        for other in names[:place]:
+            for metric, column in rows[name].metrics.items():
+                values[name, other, metric] = column - rows[other].metrics[metric]
+    intervals = bootstrap_intervals(values, seed)
+
+    def of(name: str, other: str = "") -> dict[str, dict[str, float]]:
+        return {metric: intervals[name, other, metric].to_json() for metric in rows[name].metrics}
+
+    right = sum(len(item.positives) + len(item.missed) for item in sets)
     return {
         "queries": len(sets),
         "candidates_per_query": max(len(item.documents) for item in sets),
+        "first_stage": first_stage,
+        "right_found": round(sum(len(item.positives) for item in sets) / right, 6),
         "seed": seed,
         "rows": {name: row.to_json() for name, row in rows.items()},
-        "intervals": {
-            name: {metric: bootstrap_interval(row.metrics[metric], seed).to_json() for metric in COMPARED_METRICS}
-            for name, row in rows.items()
-        },
-        "differences": {
-            f"{CANDIDATE}-{name}": {
-                metric: bootstrap_interval(candidate.metrics[metric] - row.metrics[metric], seed).to_json()
-                for metric in COMPARED_METRICS
-            }
-            for name, row in rows.items()
-            if name != CANDIDATE
-        },
+        "intervals": {name: of(name) for name in rows},
+        "differences": {f"{name}-{other}": of(name, other) for place, name in enumerate(names) for other in names[:place]},
+        "slices": _slices(rows, sets, seed),
         "models": dict(models),
     }
+
+
+def _slices(rows: Mapping[str, Row], sets: Sequence[CandidateSet], seed: int) -> list[dict[str, Any]]:
+    """Each slice's queries and every row's main metrics with intervals; a kind with one slice only says nothing new."""
+    kinds = {
+        "query length": [next(name for limit, name in _LENGTHS if len(item.query) <= limit) for item in sets],
+        "source": [item.source for item in sets],
+    }
+    found = []
+    for kind, labels in kinds.items():
+        order = [name for _, name in _LENGTHS] if kind == "query length" else sorted(set(labels))
+        slices = [(name, np.array([label == name for label in labels])) for name in order if name in labels]
+        for name, members in slices if len(slices) > 1 else []:
+            columns = {(row, metric): rows[row].metrics[metric][members] for row in rows for metric in MAIN_METRICS}
+            intervals: dict[tuple[str, str], Interval] = bootstrap_intervals(columns, seed)
+            figures = {row: {metric: intervals[row, metric].to_json() for metric in MAIN_METRICS} for row in rows}
+            found.append({"by": kind, "name": name, "queries": int(members.sum()), "rows": figures})
+    return found
+
+
+def worst_queries(rows: Mapping[str, Row], sets: Sequence[CandidateSet]) -> dict[str, list[dict[str, Any]]]:
+    """Return for each row but the first the queries whose right document it ranks lowest, with their texts.
+
+    Queries whose right documents the first stage didn't find are no reranker's fault and are left out.
+    """
+    first = next(iter(rows.values()))
+    rankable = [place for place, item in enumerate(sets) if item.positives]
+    found = {}
+    for name, row in list(rows.items())[1:]:
+        chosen = sorted(rankable, key=lambda place: (row.metrics["mrr"][place], -first.metrics["mrr"][place]))[:WORST_QUERIES]
+        found[name] = [
+            {
+                "query": sets[place].query,
+                "source": sets[place].source,
+                "rank": _rank(row, place),
+                "rank_without": _rank(first, place),
+                "right": _best(sets[place], row.scores[place], right=True),
+                "first": _best(sets[place], row.scores[place], right=False),
+            }
+            for place in chosen
+            if row.metrics["mrr"][place] < 1
+        ]
+    return found
 
 
 def golden_queries(rows: Mapping[str, Row], sets: Sequence[CandidateSet]) -> dict[str, Any]:
@@ -90,20 +175,30 @@ def golden_queries(rows: Mapping[str, Row], sets: Sequence[CandidateSet]) -> dic
 
     Queries that the candidate answers right come first, so that they can be shown as well as checked.
     """
-    candidate, base = rows[CANDIDATE], rows["base"]
-    order = sorted(range(len(sets)), key=lambda index: -candidate.metrics["mrr"][index])
+    candidate, base = rows[CANDIDATE], rows[BASE]
+    rankable = (place for place, item in enumerate(sets) if item.positives)
+    order = sorted(rankable, key=lambda place: -candidate.metrics["mrr"][place])
     return {
         "queries": [
             {
-                "query": sets[index].query,
-                "documents": list(sets[index].documents),
-                "positive": min(sets[index].positives),
-                "scores": _sigmoid(candidate.scores[index]),
-                "base_scores": _sigmoid(base.scores[index]),
+                "query": sets[place].query,
+                "documents": list(sets[place].documents),
+                "positive": min(sets[place].positives),
+                "scores": _sigmoid(candidate.scores[place]),
+                "base_scores": _sigmoid(base.scores[place]),
             }
-            for index in order[:GOLDEN_QUERIES]
+            for place in order[:GOLDEN_QUERIES]
         ]
     }
+
+
+def _rank(row: Row, place: int) -> int:
+    return round(1 / row.metrics["mrr"][place])
+
+
+def _best(item: CandidateSet, scores: np.ndarray, *, right: bool) -> str:
+    """The document that is ranked first, of the right ones or of all."""
+    return next(item.documents[place] for place in np.argsort(-scores, kind="stable") if item.relevance[place] or not right)
 
 
 def _sigmoid(logits: np.ndarray) -> list[float]:

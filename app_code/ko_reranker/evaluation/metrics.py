@@ -1,16 +1,29 @@
-"""Ranking metrics of one query, and intervals over many."""
+"""Ranking metrics of queries, by trec_eval, and intervals over them."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Collection, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from typing import TypeVar
 
 import numpy as np
-from scipy import stats
 
 CONFIDENCE = 0.95
 RESAMPLES = 2_000
+_WEIGHTS_AT_ONCE = 4_000_000  # 32 MB
+
+# Our names of trec_eval's measures. has_right@k is the published ko-reranker's "has-right-in-contexts": 1 if any right document
+# is among the first k.
+_MEASURES = {
+    "mrr": "recip_rank",
+    "ndcg@10": "ndcg_cut_10",
+    **{f"has_right@{k}": f"success_{k}" for k in (1, 2, 3, 5, 10)},
+    **{f"recall@{k}": f"recall_{k}" for k in (5, 10, 20)},
+}
+Key = TypeVar("Key", bound=Hashable)
+
+METRICS = ("mrr", "mrr@10", *list(_MEASURES)[1:])
+_ASKED = {"recip_rank", "ndcg_cut.10", "success.1,2,3,5,10", "recall.5,10,20"}
 
 
 @dataclass(frozen=True)
@@ -26,54 +39,67 @@ class Interval:
         return {key: round(value, 6) for key, value in asdict(self).items()}
 
 
-def query_metrics(scores: Sequence[float], positives: Collection[int]) -> dict[str, float]:
-    """Return the metrics of one ranked query.
-
-    ``has_right@k`` is the published ko-reranker's "has-right-in-contexts": 1 if any right document is among the first k.
+def ranking_metrics(
+    scores: Sequence[Sequence[float]], relevance: Sequence[Sequence[int]], missed: Sequence[Sequence[int]]
+) -> dict[str, np.ndarray]:
+    """Return each metric of each query, float64 (queries,).
 
     Args:
-        scores: one per document, the higher the better; ties keep the documents' order.
-        positives: the places of the right documents.
+        scores: per query one per document, the higher the better; ties keep the documents' order.
+        relevance: per query one per document, from 0.
+        missed: per query the relevance of right documents that were not there to be ranked.
+
+    Raises:
+        ValueError: when a score is not a number.
     """
-    values = np.asarray(scores, dtype=np.float64)
-    if np.isnan(values).any():
+    import pytrec_eval
+
+    run: dict[str, dict[str, float]] = {}
+    judged: dict[str, dict[str, int]] = {}
+    for number, (values, grades, absent) in enumerate(zip(scores, relevance, missed, strict=True)):
+        order = np.argsort(-_finite(values), kind="stable")
+        # trec_eval breaks ties by name: ranks have none.
+        run[str(number)] = {str(place): float(-rank) for rank, place in enumerate(order.tolist())}
+        judged[str(number)] = {str(place): int(grade) for place, grade in enumerate(grades)}
+        judged[str(number)] |= {f"missed {place}": int(grade) for place, grade in enumerate(absent)}
+        if not len(values):
+            run[str(number)] = {"nothing": 0.0}
+    found = pytrec_eval.RelevanceEvaluator(judged, _ASKED).evaluate(run)
+    per_query = [found[str(number)] for number in range(len(run))]
+    metrics = {name: np.array([query[measure] for query in per_query]) for name, measure in _MEASURES.items()}
+    metrics["mrr@10"] = metrics["mrr"] * metrics["has_right@10"]
+    return {name: metrics[name] for name in METRICS}
+
+
+def _finite(values: Sequence[float]) -> np.ndarray:
+    array = np.asarray(values, dtype=np.float64)
+    if np.isnan(array).any():
         raise ValueError("a score is not a number")
-    order = np.argsort(-values, kind="stable")
-    ranks = np.flatnonzero(np.isin(order, list(positives))) + 1  # of the right documents, ascending, from 1
-    first = int(ranks[0])
-    gain = sum(1 / math.log2(rank + 1) for rank in ranks if rank <= 10)
-    ideal = sum(1 / math.log2(rank + 1) for rank in range(1, min(len(ranks), 10) + 1))
-    return {
-        "mrr": 1 / first,
-        "mrr@10": 1 / first if first <= 10 else 0.0,
-        "ndcg@10": gain / ideal,
-        "has_right@1": float(first <= 1),
-        "has_right@3": float(first <= 3),
-        "has_right@5": float(first <= 5),
-        "recall@10": float((ranks <= 10).mean()),
-    }
+    return array
 
 
-def bootstrap_interval(values: Sequence[float], seed: int) -> Interval:
-    """Return the mean over queries with its percentile bootstrap interval.
+def bootstrap_intervals(values: Mapping[Key, np.ndarray], seed: int) -> dict[Key, Interval]:
+    """Return by key the mean over queries with its percentile bootstrap interval, all from the same resamples.
 
-    Given the differences of two rankers, query by query, it is the paired interval of their difference.
+    Given the differences of two rankers, query by query, they are the paired intervals of their difference.
 
     Args:
-        values: one per query.
+        values: by key, (queries,).
         seed: of the resampling.
     """
-    sample = np.asarray(values, dtype=np.float64)
-    mean = float(sample.mean())
-    if len(sample) < 2 or np.ptp(sample) == 0:
-        return Interval(mean, mean, mean)  # nothing varies: there is nothing to resample
-    result = stats.bootstrap(
-        (sample,),
-        np.mean,
-        n_resamples=RESAMPLES,
-        batch=max(1, 4_000_000 // len(sample)),  # some 32 MB at a time, however many queries there are
-        confidence_level=CONFIDENCE,
-        method="percentile",
-        rng=np.random.default_rng(seed),
-    )
-    return Interval(mean, float(result.confidence_interval.low), float(result.confidence_interval.high))
+    table = np.array(list(values.values()), dtype=np.float64)  # (keys, queries)
+    queries = table.shape[1]
+    # A resample of a mean is the weights with which each query is drawn: one product for all keys.
+    draw = np.random.default_rng(seed)
+    resamples = np.empty((RESAMPLES, len(table)))
+    at_once = max(1, _WEIGHTS_AT_ONCE // queries)
+    for start in range(0, RESAMPLES, at_once):
+        count = min(at_once, RESAMPLES - start)
+        weights = draw.multinomial(queries, np.full(queries, 1 / queries), size=count)  # (count, queries)
+        resamples[start : start + count] = weights @ table.T / queries
+    tail = (1 - CONFIDENCE) / 2
+    lows, highs = np.quantile(resamples, [tail, 1 - tail], axis=0)
+    return {
+        key: Interval(float(mean), float(low), float(high))
+        for key, mean, low, high in zip(values, table.mean(axis=1), lows, highs, strict=True)
+    }

@@ -1,99 +1,165 @@
-"""`report.html`: one file with a plot and a table, to be opened in a browser or mailed."""
+"""`report.html`: one file with plots and tables, to be opened in a browser or mailed."""
 
 from __future__ import annotations
 
-import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-_LABELS = {"none": "no reranker (BM25)", "base": "base", "deployed": "deployed", "candidate": "candidate"}
-_TITLES = {"mrr": "MRR", "ndcg@10": "nDCG@10", "has_right@1": "has right@1"}
+from ko_reranker.evaluation.comparison import MAIN_METRICS
+from ko_reranker.evaluation.metrics import CONFIDENCE
+from ko_reranker.evaluation.plots import bars, curves
+
+TITLES = {
+    "mrr": "MRR",
+    "mrr@10": "MRR@10",
+    "ndcg@10": "nDCG@10",
+    **{f"has_right@{k}": f"has right@{k}" for k in (1, 2, 3, 5, 10)},
+    **{f"recall@{k}": f"recall@{k}" for k in (5, 10, 20)},
+    "latency_ms_p50": "ms, p50",
+    "latency_ms_p95": "ms, p95",
+    "tokens_per_second": "tokens/s",
+}
+_LABELS = {"none": "no reranker"}
 _STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; color: #1a1a1a; }
-table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; margin: 1rem 0; }
-th, td { padding: .35rem .6rem; border-bottom: 1px solid #ddd; text-align: right; }
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 76rem; margin: 2rem auto; padding: 0 1rem; color: #1a1a1a; }
+.wide { overflow-x: auto; } .plots { display: flex; flex-wrap: wrap; gap: 1rem; }
+.plots svg { flex: 1 1 22rem; max-width: 36rem; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; margin: 1rem 0; font-size: .9rem; }
+th, td { padding: .35rem .6rem; border-bottom: 1px solid #ddd; text-align: right; vertical-align: top; }
 th:first-child, td:first-child { text-align: left; }
-tr.candidate { font-weight: 600; } svg { width: 100%; height: auto; } code { overflow-wrap: anywhere; }
+table.texts th, table.texts td { text-align: left; } table.texts td { max-width: 28rem; overflow-wrap: anywhere; }
+tr.judged { font-weight: 600; } code { overflow-wrap: anywhere; } summary { cursor: pointer; }
 """
+_SHOWN_CHARACTERS = 300
 
 
-def render_report(metrics: Mapping[str, Any]) -> str:
-    """Return the page of the content of `metrics.json`."""
-    candidate = escape(metrics["models"].get("candidate", ""))
+def render_report(report: Mapping[str, Any]) -> str:
+    """Return the page of the content of `report.json`."""
+    judged = list(report["models"] or report["rows"])[-1]
+    first_stage = report["first_stage"]
+    searched = "as given" if first_stage == "given" else f"found by BM25 over {first_stage.replace('+', ' and character ')}"
+    models = "".join(
+        f"<li>{escape(_label(name))}: <code>{escape(address)}</code></li>" for name, address in report["models"].items()
+    )
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>ko-reranker: evaluation</title><style>{_STYLE}</style></head><body>
 <h1>Evaluation</h1>
-<p>{metrics["queries"]} queries, up to {metrics["candidates_per_query"]} candidates each, the same for every row
-(seed {metrics["seed"]}). Candidate: <code>{candidate}</code></p>
+<p>{report["queries"]} queries, up to {report["candidates_per_query"]} candidates each, {searched}, the same for every row
+(seed {report["seed"]}). {report["right_found"]:.1%} of the right passages are among the candidates: no reranker can find
+more.</p>
+<ul>{models}</ul>
 <h2>Rows</h2>
-{_plot(metrics)}
-{_rows_table(metrics)}
-<h2>Candidate minus the others</h2>
-<p>Mean over the queries with its paired 95 % bootstrap interval. An interval above zero: the candidate is better, whichever
-queries had been drawn.</p>
-{_differences_table(metrics)}
+<div class="plots">{_plots(report, judged)}</div>
+{_rows_table(report, judged)}
+<p>has right@k is the published ko-reranker's has-right-in-contexts: the share of queries with a right passage among the first
+k. Latency is that of one query's candidates on the machine of this evaluation.</p>
+<h2>Differences</h2>
+<p>Mean over the queries with its paired {CONFIDENCE:.0%} bootstrap interval. An interval above zero: the first of the two is
+better, whichever queries had been drawn.</p>
+{_differences_table(report)}
+{_slices(report, judged)}
+{_worst(report)}
 </body></html>
 """
 
 
-def _rows_table(metrics: Mapping[str, Any]) -> str:
-    names = list(next(iter(metrics["rows"].values())))
-    body = [
-        (name, [_LABELS.get(name, name), *(_figure(key, row[key]) for key in names)]) for name, row in metrics["rows"].items()
+def _plots(report: Mapping[str, Any], judged: str) -> str:
+    intervals = report["intervals"]
+    plots = [
+        bars(TITLES[metric], {_label(name): row[metric] for name, row in intervals.items()}, _label(judged))
+        for metric in MAIN_METRICS
     ]
-    return _table(["row", *names], body)
+    cuts = ("1", "2", "3", "5", "10")
+    lines = {_label(name): [row[f"has_right@{cut}"]["mean"] for cut in cuts] for name, row in intervals.items()}
+    return "\n".join([*plots, curves("has right@k", cuts, lines)])
 
 
-def _figure(name: str, value: float) -> str:
-    return f"{value:.1f}" if name.startswith("latency") else f"{value:.3f}"
-
-
-def _differences_table(metrics: Mapping[str, Any]) -> str:
-    names = list(next(iter(metrics["differences"].values())))
+def _rows_table(report: Mapping[str, Any], judged: str) -> str:
+    names = [name for name in TITLES if any(name in row for row in report["rows"].values())]
     body = [
-        (name, [name, *(f"{item[key]['mean']:+.3f} [{item[key]['low']:+.3f}, {item[key]['high']:+.3f}]" for key in names)])
-        for name, item in metrics["differences"].items()
+        ("judged" if name == judged else "", [_label(name), *(figure(key, row.get(key)) for key in names)])
+        for name, row in report["rows"].items()
     ]
-    return _table(["difference", *names], body)
+    return _table(["row", *(TITLES[name] for name in names)], body)
 
 
-def _table(head: list[str], body: list[tuple[str, list[str]]]) -> str:
+def figure(name: str, value: float | None) -> str:
+    """Return a figure as the tables show it."""
+    if value is None:
+        return "–"
+    return f"{value:.1f}" if name.startswith("latency") else f"{value:.0f}" if name.startswith("tokens") else f"{value:.3f}"
+
+
+def difference(item: Mapping[str, float]) -> str:
+    """Return a paired difference as the tables show it."""
+    return f"{item['mean']:+.3f} [{item['low']:+.3f}, {item['high']:+.3f}]"
+
+
+def _differences_table(report: Mapping[str, Any]) -> str:
+    rows = list(report["rows"])
+    body = [
+        (
+            "",
+            [
+                f"{_label(name)} − {_label(other)}",
+                *(difference(report["differences"][f"{name}-{other}"][key]) for key in MAIN_METRICS),
+            ],
+        )
+        for place, name in enumerate(rows)
+        for other in rows[:place]
+    ]
+    return _table(["difference", *(TITLES[name] for name in MAIN_METRICS)], body)
+
+
+def _slices(report: Mapping[str, Any], judged: str) -> str:
+    sections = []
+    for kind in dict.fromkeys(item["by"] for item in report["slices"]):
+        body = [
+            (
+                "judged" if name == judged else "",
+                [item["name"], str(item["queries"]), _label(name), *(_interval(row[key]) for key in MAIN_METRICS)],
+            )
+            for item in report["slices"]
+            if item["by"] == kind
+            for name, row in item["rows"].items()
+        ]
+        head = [kind, "queries", "row", *(TITLES[name] for name in MAIN_METRICS)]
+        sections.append(f"<h2>By {escape(kind)}</h2>{_table(head, body)}")
+    return "".join(sections)
+
+
+def _interval(item: Mapping[str, float]) -> str:
+    return f"{item['mean']:.3f} [{item['low']:.3f}, {item['high']:.3f}]"
+
+
+def _worst(report: Mapping[str, Any]) -> str:
+    """The queries at which each ranker does worst, to be read: unmarked answers are as common among them as errors."""
+    sections = []
+    for name, queries in report["worst_queries"].items():
+        body = [
+            ("", [item["query"], f"{item['rank']} ({item['rank_without']})", _cut(item["right"]), _cut(item["first"])])
+            for item in queries
+        ]
+        table = _table(["query", "rank of the right one (without)", "the right one", "ranked first"], body, kind="texts")
+        sections.append(f"<details><summary>{escape(_label(name))}</summary>{table}</details>")
+    return f"<h2>Worst queries</h2>{''.join(sections)}"
+
+
+def _cut(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= _SHOWN_CHARACTERS else line[:_SHOWN_CHARACTERS] + "…"
+
+
+def _label(name: str) -> str:
+    return _LABELS.get(name, name)
+
+
+def _table(head: Sequence[str], body: Sequence[tuple[str, Sequence[str]]], *, kind: str = "figures") -> str:
     cells = "".join(f"<th>{escape(cell)}</th>" for cell in head)
     lines = "".join(
-        f'<tr class="{escape(name)}">' + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for name, row in body
+        f'<tr class="{mark}">' + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for mark, row in body
     )
-    return f"<table><thead><tr>{cells}</tr></thead><tbody>{lines}</tbody></table>"
-
-
-def _plot(metrics: Mapping[str, Any]) -> str:
-    """Return an SVG: one panel a metric, one bar a row, with its interval."""
-    import matplotlib
-
-    matplotlib.use("svg")
-    from matplotlib.figure import Figure
-
-    # Fixed ids and no date: the same metrics give the same page.
-    with matplotlib.rc_context({"svg.hashsalt": "ko-reranker", "svg.fonttype": "none", "font.size": 10}):
-        names = list(metrics["rows"])
-        figure = Figure(figsize=(10, 0.9 + 0.45 * len(names)), layout="constrained")
-        panels = figure.subplots(1, len(_TITLES), sharey=True)
-        for axes, (metric, title) in zip(panels, _TITLES.items(), strict=True):
-            intervals = [metrics["intervals"][name][metric] for name in names]
-            means = [item["mean"] for item in intervals]
-            spread = [
-                [max(0.0, item["mean"] - item["low"]) for item in intervals],
-                [max(0.0, item["high"] - item["mean"]) for item in intervals],
-            ]
-            colors = ["#2563eb" if name == "candidate" else "#b6c2d1" for name in names]
-            labels = [_LABELS.get(name, name) for name in names]
-            axes.barh(labels, means, xerr=spread, color=colors, ecolor="#334155", capsize=3)
-            axes.set_xlim(0, 1)
-            axes.set_title(title)
-            axes.spines[["top", "right"]].set_visible(False)
-        panels[0].invert_yaxis()
-        buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", metadata={"Date": None})
-    svg = buffer.getvalue()
-    return svg[svg.index("<svg") :]
+    table = f'<table class="{kind}"><thead><tr>{cells}</tr></thead><tbody>{lines}</tbody></table>'
+    return f'<div class="wide">{table}</div>'

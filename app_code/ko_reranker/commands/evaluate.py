@@ -1,0 +1,186 @@
+"""``ko-reranker evaluate``: the pipeline's job, and on any machine a comparison of rerankers."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from ko_reranker.commands.jobs import BaseDir, processing_job
+from ko_reranker.operations.errors import OperationError
+
+if TYPE_CHECKING:
+    from ko_reranker.container import ProcessingFolders
+    from training_job.evaluate import EvaluationSettings
+
+# A job's log is no terminal and has no width: the table is not to be cut there.
+_LOG_WIDTH = 200
+_NAMED_MODEL = re.compile(r"([\w.+-]+)=(.+)", re.DOTALL)
+
+
+class FirstStage(StrEnum):
+    """What finds the candidates of an evaluation."""
+
+    BIGRAMS = "morphemes+bigrams"
+    MORPHEMES = "morphemes"
+    GIVEN = "given"
+
+
+class Dtype(StrEnum):
+    """Number formats of a model's weights."""
+
+    AUTO = "auto"
+    FP32 = "fp32"
+    BF16 = "bf16"
+    FP16 = "fp16"
+    INT8 = "int8"
+
+
+def evaluate(
+    data: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="A test set: training records (.jsonl), given candidates (.jsonl), question,answer,doc_id,doc (.csv) or a "
+            "BEIR folder; several are one. Without it the command is the pipeline's job and reads dev.jsonl under --base-dir."
+        ),
+    ] = None,
+    model: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A reranker to compare, ADDRESS or NAME=ADDRESS; repeat it. An address is a folder, s3://bucket/prefix/, a "
+            "hub id, or bm25:morphemes, bm25:morphemes+bigrams."
+        ),
+    ] = None,
+    candidate: Annotated[str | None, typer.Option(help="Of the job: the model just trained, which the gate judges.")] = None,
+    base: Annotated[str | None, typer.Option(help="Of the job: the model it started from.")] = None,
+    deployed: Annotated[
+        str,
+        typer.Option(help="Of the job: the model that is live now, to see what a release would change; none when nothing is."),
+    ] = "none",
+    first_stage: Annotated[
+        FirstStage,
+        typer.Option(
+            help="What finds the candidates: BM25 over morphemes and character pairs, over morphemes alone, or given, each "
+            "record's own positives and negatives."
+        ),
+    ] = FirstStage.BIGRAMS,
+    candidates: Annotated[
+        int,
+        typer.Option(min=2, help="Documents to rank per query. More make the task harder and the evaluation slower."),
+    ] = 50,
+    fuse: Annotated[bool, typer.Option("--fuse", help="Add a row a model with both scores, BM25's and the model's.")] = False,
+    fuse_weight: Annotated[float, typer.Option(min=0.0, max=1.0, help="Of BM25 in these rows.")] = 0.5,
+    max_queries: Annotated[
+        int | None, typer.Option(min=2, help="Take only so many queries, spread over the test set, to see something sooner.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")] = "auto",
+    dtype: Annotated[Dtype, typer.Option(help="Number format of the weights; auto takes the fastest exact one.")] = Dtype.AUTO,
+    max_length: Annotated[
+        int | None, typer.Option(min=16, help="Tokens of a pair; a longer document is cut. Default: as the model was trained.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the documents' order and the intervals; keep it to compare runs.")] = 0,
+    output: Annotated[
+        Path | None, typer.Option(help="Folder for report.json and report.html. Default with --data: evaluation.")
+    ] = None,
+    base_dir: BaseDir = None,
+) -> None:
+    """Compare rerankers with each other and with no reranker, on the same candidates: a table, report.json and report.html.
+
+    With --data on any machine: `ko-reranker evaluate --data questions.jsonl --model ours=./model --model base=sample:tiny`.
+    Without it as the pipeline's job, which also writes metrics.json for the gate and golden.json for the smoke test.
+    """
+
+    def settings(models: dict[str, str]) -> EvaluationSettings:
+        from training_job.evaluate import EvaluationSettings
+
+        return EvaluationSettings(
+            models,
+            first_stage.value,
+            candidates,
+            seed,
+            fuse_weight if fuse else None,
+            max_queries,
+            {"device": device, "dtype": dtype.value, "max_length": max_length},
+        )
+
+    def job(folders: ProcessingFolders) -> None:
+        from training_job.evaluate import evaluate_job, job_models
+
+        if not (candidate and base) or model or output:
+            raise OperationError(
+                "the job needs --candidate and --base, and takes neither --model nor --output; to compare models on a test set "
+                "of your own, name it with --data"
+            )
+        live = None if deployed.lower() in ("", "none") else deployed
+        _print(evaluate_job(folders, settings(job_models(candidate, base, live))))
+
+    if not data:
+        processing_job(base_dir, job)
+        return
+    if candidate or base or deployed != "none":
+        raise OperationError("--candidate, --base and --deployed belong to the job; with --data name each model with --model")
+
+    from ko_reranker.container import JobError
+    from training_job.evaluate import evaluate, write_report
+
+    folder = output or Path("evaluation")
+    try:
+        report, _, _ = evaluate(data, settings(_named(model or [])))
+        write_report(folder, report)
+    except JobError as error:
+        raise OperationError(str(error)) from None
+    except OSError as error:
+        raise OperationError(f"the report can't be written: {error}") from None
+    _print(report)
+    Console(highlight=False, soft_wrap=True).print(f"Report: {folder / 'report.html'}")
+
+
+def _named(models: list[str]) -> dict[str, str]:
+    """Return name to address; a name that isn't given is the address's last part."""
+    named: dict[str, str] = {}
+    for item in models:
+        found = _NAMED_MODEL.fullmatch(item)
+        name, address = found.groups() if found else (item.rstrip("/").rsplit("/", 1)[-1], item)
+        if name in named:
+            raise OperationError(f"two models are called {name}: give them names, as in --model one={address}")
+        named[name] = address
+    return named
+
+
+def _print(report: Mapping[str, Any]) -> None:
+    """Print the content of report.json: figures only, no text of a query or passage."""
+    from ko_reranker.evaluation.comparison import MAIN_METRICS
+    from ko_reranker.evaluation.report import TITLES, difference, figure
+
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=_LOG_WIDTH)
+    shown = [name for name in TITLES if any(name in row for row in report["rows"].values())]
+    shown = [name for name in shown if name not in ("has_right@2", "recall@5", "recall@20")]
+    table = Table("", box=None)
+    for name in shown:
+        table.add_column(TITLES[name], justify="right")
+    for name, row in report["rows"].items():
+        table.add_row(name, *(figure(key, row.get(key)) for key in shown))
+    console.print(
+        f"{report['queries']} queries, {report['candidates_per_query']} candidates by {report['first_stage']}, "
+        f"{report['right_found']:.1%} of the right passages among them"
+    )
+    console.print(table)
+    judged = [*report["models"], *(name for name in report["rows"] if name not in report["models"] and name != "none")]
+    if not judged:
+        return
+    gains = Table("difference, 95 % interval", *(TITLES[name] for name in MAIN_METRICS), box=None)
+    names = list(report["rows"])
+    for name in judged:
+        for other in names[: names.index(name)]:
+            if other == "none" or name == list(report["models"])[-1]:
+                item = report["differences"][f"{name}-{other}"]
+                gains.add_row(f"{name} - {other}", *(difference(item[key]) for key in MAIN_METRICS))
+    console.print(gains)

@@ -1,0 +1,83 @@
+"""Plots of a report: SVG that stands in the page itself, without scripts, the same for the same figures."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+from xml.etree import ElementTree
+
+_GREY, _BLUE = "#b6c2d1", "#2563eb"
+_LINES = (_BLUE, "#64748b", "#d97706", "#059669", "#9333ea", "#dc2626", "#0891b2", "#854d0e")
+
+
+def bars(title: str, intervals: Mapping[str, Mapping[str, float]], marked: str | None) -> str:
+    """Return one bar a row from 0 to 1, with its interval.
+
+    Args:
+        title: what is plotted.
+        intervals: by row, with ``mean``, ``low`` and ``high``.
+        marked: the row in colour.
+    """
+    import pygal
+
+    chart = pygal.HorizontalBar(
+        **_options(title, height=90 + 34 * len(intervals)),
+        show_legend=False,
+        range=(0, 1),
+        spacing=12,
+        show_minor_y_labels=False,
+    )
+    # The first row on top: this chart counts from below.
+    names = list(intervals)[::-1]
+    chart.x_labels = names
+    chart.add("", [_bar(intervals[name], _BLUE if name == marked else _GREY) for name in names])
+    return _svg(chart, f"bars {title}")
+
+
+def curves(title: str, x_labels: Sequence[str], values: Mapping[str, Sequence[float]]) -> str:
+    """Return one line a row."""
+    import pygal
+
+    chart = pygal.Line(**_options(title, height=320), range=(0, 1), legend_at_bottom=True, legend_at_bottom_columns=3)
+    chart.x_labels = list(x_labels)
+    for name, points in values.items():
+        chart.add(name, [round(float(point), 4) for point in points])
+    return _svg(chart, f"curves {title}")
+
+
+def _bar(interval: Mapping[str, float], color: str) -> dict[str, Any]:
+    return {"value": round(interval["mean"], 4), "ci": {"low": interval["low"], "high": interval["high"]}, "color": color}
+
+
+def _options(title: str, *, height: int) -> dict[str, Any]:
+    from pygal.style import Style
+
+    style = Style(
+        background="transparent",
+        plot_background="transparent",
+        foreground="#334155",
+        foreground_strong="#1a1a1a",
+        foreground_subtle="#94a3b8",
+        opacity="1",
+        colors=_LINES,
+        font_family="system-ui, sans-serif",
+        label_font_size=12,
+        major_label_font_size=12,
+        legend_font_size=12,
+        title_font_size=15,
+    )
+    return {"title": title, "width": 520, "height": height, "style": style, "js": [], "dots_size": 3}
+
+
+def _svg(chart: Any, name: str) -> str:
+    # The id ties the chart to its style: one of its own in the page, and no other in the next page of the same figures.
+    chart.uuid = re.sub(r"[^a-z0-9]+", "-", name.lower())
+    tree = chart.render_tree()
+    for parent in tree.iter():
+        for child in list(parent):
+            # Scripts, and comments that hold the date.
+            if not isinstance(child.tag, str) or child.tag.endswith("script"):
+                parent.remove(child)
+    ElementTree.register_namespace("", "http://www.w3.org/2000/svg")
+    return ElementTree.tostring(tree, encoding="unicode")
