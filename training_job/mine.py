@@ -3,8 +3,8 @@
 Hard negatives are passages that BM25 over Korean morphemes ranks high for the query and that do not answer it. Those that
 probably do (equal to a positive, nearly equal, or judged so by a teacher) are left out; what is then missing is filled at
 random. Each split draws from its own passages: a dev passage in training would be seen before its question is asked. Reads
-train.jsonl and dev.jsonl, writes them again, and `mining.json` with the counts. With a teacher, every record also gets its scores
-of all the passages (`pos_scores`, `neg_scores`), from which training can learn (`distillation_weight`).
+train.jsonl and dev.jsonl, writes them again, and `mining.json` with the counts. With a teacher, every record also gets the
+scores of its passages (`pos_scores`, `neg_scores`), from which training can learn (`distillation_weight`).
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class MiningSettings:
         rank_from: the first BM25 rank to draw from; the very first are often unmarked answers.
         rank_to: the last rank to draw from.
         max_overlap: character 4-grams shared with a positive, as a share of the shorter text, from which on a passage is one.
-        teacher: a reranker (hub id, s3://bucket/prefix/ or folder) that also judges candidates and scores what is kept, or None.
+        teacher: a reranker (hub id, s3://bucket/prefix/ or folder) that judges candidates and scores what is kept, or None.
         teacher_margin: by how much a candidate's logit must lie under that of the worst positive.
     """
 

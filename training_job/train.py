@@ -69,7 +69,7 @@ def train(recipe: Recipe, folders: TrainingFolders, worker: Worker) -> None:
         worker.say(remark)
     model.to(worker.device).train()
     if recipe.gradient_checkpointing:
-        model.gradient_checkpointing_enable()
+        model.activation_checkpointing_enable()
     classifier = PackedClassifier(model, recipe.seed)
 
     # The optimiser; biases and norms are not decayed.

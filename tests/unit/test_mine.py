@@ -7,7 +7,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from ko_reranker.data.records import TrainingRecord
+from ko_reranker.data.records import TrainingRecord, parse_record
 from training_job.false_negatives import Positives
 from training_job.mine import MiningSettings, mine_records
 
@@ -97,11 +97,39 @@ def test_near_duplicates_of_a_positive_are_told_apart(passage, equal, overlaps):
     assert (right.equal(passage), right.overlaps(passage)) == (equal, overlaps)
 
 
+class Teacher:
+    """Likes the positives, and whatever speaks of a height; counts what it is asked."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def score(self, query, documents):
+        self.asked += len(documents)
+        return np.array([4.5 if "높이" in text else 5.0 if "설명" in text else -5.0 for text in documents], dtype=np.float32)
+
+
 def test_a_teacher_has_the_last_word(records):
-    class Teacher:
+    class Strict(Teacher):
         def score(self, query, documents):
-            return np.array([5.0, *(4.5 if "높이" in text else -5.0 for text in documents[1:])], dtype=np.float32)
+            topic = query.split("의")[0]
+            return np.array([5.0 if topic in text else 4.5 if "높이" in text else -5.0 for text in documents])
 
     counts: Counter[str] = Counter()
-    mined(records, counts, Teacher(), max_overlap=1.0)
+    mined(records, counts, Strict(), max_overlap=1.0)
     assert counts["refused_by_the_teacher"] > 0
+
+
+def test_a_teachers_scores_of_all_passages_stand_in_the_record(records):
+    full = TrainingRecord("질문", ("정답",), ("가", "나", "높이", "라"), negative_scores=(1.0, 2.0, 3.0, 4.0))
+    teacher = Teacher()
+    out = mined([full, *records], teacher=teacher, negatives=4)
+    assert out[0].positive_scores == (-5.0,)
+    assert out[0].negative_scores == (-5.0, -5.0, 4.5, -5.0), "the teacher's, not those that stood there"
+    for record in out:
+        assert (len(record.positive_scores), len(record.negative_scores)) == (len(record.positives), len(record.negatives))
+        assert parse_record(record.to_json()) == record
+    assert teacher.asked < 4.5 * len(out) * 3, "a passage is scored once"
+
+
+def test_without_a_teacher_nothing_is_scored(records):
+    assert {(record.positive_scores, record.negative_scores) for record in mined(records)} == {(None, None)}

@@ -53,7 +53,8 @@ def mine(
         typer.Option(min=0.0, max=1.0, help="Share of 4-grams in common with a positive that makes a passage one, too."),
     ] = 0.6,
     teacher: Annotated[
-        str | None, typer.Option(help="A reranker (hub id, s3:// or folder) that sorts out what is right after all, and scores the rest to learn from.")
+        str | None,
+        typer.Option(help="A reranker (hub id, s3:// or folder) that sorts out what is right after all and scores the rest."),
     ] = None,
     teacher_margin: Annotated[
         float, typer.Option(help="How far below the worst positive the teacher's logit of a negative must lie.")
