@@ -17,7 +17,6 @@ from ko_reranker.protocol import (
     PUBLIC_ROUTES,
     ProtocolError,
     check_content_type,
-    check_documents,
     decode_body,
     describe,
     encode_body,
@@ -127,9 +126,8 @@ def _base_url(event: Mapping[str, Any]) -> str:
 
 def _rerank(event: Mapping[str, Any], path: str, endpoint: ModelEndpoint, settings: Settings, report: Report) -> bytes:
     check_content_type(_header(event, "content-type"))
-    request = parse_request(decode_body(_body(event)), path)
+    request = parse_request(decode_body(_body(event)), path, settings.max_documents)
     report.request(request)
-    check_documents(len(request.documents), settings.max_documents)
     started = time.perf_counter()
     try:
         result = endpoint.score(request, report.request_id, on_call=report.count_call)

@@ -30,7 +30,7 @@ class Lengths:
 
     def score_detailed(self, query: str, documents: Sequence[str], **options: Any) -> Scored:
         lengths = np.array([len(document) for document in documents], dtype=np.int32)
-        return Scored(lengths.astype(np.float32) - 4, lengths, lengths > 400, False)
+        return Scored(lengths.astype(np.float32) - 4, lengths, lengths > 400, False, np.ones_like(lengths))
 
     def close(self) -> None:
         pass

@@ -29,7 +29,6 @@ __all__ = [
     "asks_for_facts",
     "busy",
     "check_content_type",
-    "check_documents",
     "decode_body",
     "describe",
     "encode_body",
@@ -40,12 +39,13 @@ __all__ = [
 ]
 
 
-def parse_request(body: Any, path: str) -> RerankRequest:
+def parse_request(body: Any, path: str, max_documents: int = MAX_DOCUMENTS) -> RerankRequest:
     """Return the canonical request of a decoded JSON body: the body decides the dialect, the path only narrows it.
 
     Args:
         body: any JSON value.
         path: the normalised path that it was sent to.
+        max_documents: a request with more is refused, before any of them is looked at.
 
     Raises:
         ProtocolError: whatever is wrong with the body.
@@ -55,6 +55,8 @@ def parse_request(body: Any, path: str) -> RerankRequest:
     present = {name: value for name, value in body.items() if value is not None}
     for dialect in (LOGITS, *DIALECTS) if path == INVOCATIONS else DIALECTS:
         if dialect.matches(present):
+            for name in dialect.lists:
+                check_documents(name, present.get(name), max_documents)
             return dialect.parse(present, path)
     raise invalid("documents", 'is missing; send {"query", "documents"}, and GET /openapi.json tells the other shapes')
 

@@ -14,8 +14,12 @@ from .wire import clean
 # An object is echoed as it is, so it must be writable: Python's own writer gives up at some depth.
 MAX_DEPTH = 32
 
+# The names of the fields to score, and the place of each.
+RankFields = Mapping[str, int]
+NO_FIELDS: RankFields = {}
 
-def read_documents(value: Any, where: str = "documents", rank_fields: tuple[str, ...] = ()) -> tuple[Document, ...]:
+
+def read_documents(value: Any, where: str = "documents", rank_fields: RankFields = NO_FIELDS) -> tuple[Document, ...]:
     """Return the documents of a request: one string, or a list of at least one document.
 
     Args:
@@ -34,14 +38,14 @@ def read_documents(value: Any, where: str = "documents", rank_fields: tuple[str,
     return tuple(read_document(item, f"{where}[{index}]", rank_fields) for index, item in enumerate(value))
 
 
-def read_rank_fields(value: Any) -> tuple[str, ...]:
-    """Return the names of the fields to score; none when absent."""
+def read_rank_fields(value: Any) -> RankFields:
+    """Return the names of the fields to score with their places; none when absent."""
     if value is None:
-        return ()
+        return NO_FIELDS
     names = [value] if isinstance(value, str) else value
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise invalid("rank_fields", f"must be a list of strings, is {kind(value)}")
-    return tuple(names)
+    return {name: place for place, name in reversed(list(enumerate(names)))}
 
 
 def echo(document: Document) -> dict[str, Any]:
@@ -57,7 +61,7 @@ def echo_text(document: Document) -> str:
     return echo(document)["text"]
 
 
-def read_document(item: Any, where: str, rank_fields: tuple[str, ...] = ()) -> Document:
+def read_document(item: Any, where: str, rank_fields: RankFields = NO_FIELDS) -> Document:
     """Return one document: a string, or an object of any form."""
     if isinstance(item, str):
         return Document(clean(item), item)
@@ -66,15 +70,16 @@ def read_document(item: Any, where: str, rank_fields: tuple[str, ...] = ()) -> D
     raise invalid(where, f"must be a string or an object, is {kind(item)}")
 
 
-def _object_text(item: Mapping[str, Any], where: str, rank_fields: tuple[str, ...]) -> str:
+def _object_text(item: Mapping[str, Any], where: str, rank_fields: RankFields) -> str:
     # An object is echoed as it is, so even the fields that are not scored must be writable.
     _check_depth(item, where)
     text, content = item.get("text"), item.get("content")
     if not isinstance(text, str) and isinstance(content, list):
         content = _content_text(content, f"{where}.content")
-    picked = {name: item[name] for name in rank_fields if name in item}
+    # Over the item's own names: there may be far more of the others.
+    picked = sorted((name for name in item if name in rank_fields), key=rank_fields.__getitem__)
     if picked:
-        return "\n".join(as_lines(picked, ""))
+        return "\n".join(as_lines({name: item[name] for name in picked}, ""))
     for whole in (text, content):
         if isinstance(whole, str):
             return whole

@@ -53,14 +53,14 @@ def asks_for_facts(body: Any, path: str) -> bool:
     return path == INVOCATIONS and isinstance(body, dict) and body.get("format") == FACTS_REQUEST["format"]
 
 
-def check_documents(count: int, most: int) -> None:
-    """Refuse a request with more documents than the service takes.
+def check_documents(name: str, value: Any, most: int) -> None:
+    """Refuse a list with an item for each document when it is longer than the service takes.
 
     Raises:
         ProtocolError: 422.
     """
-    if count > most:
-        raise invalid("documents", f"are {count}, over the limit of {most}: send fewer at a time")
+    if isinstance(value, list) and len(value) > most:
+        raise invalid(name, f"are {len(value)}, over the limit of {most}: send fewer at a time")
 
 
 def render_info(facts: ServiceFacts) -> dict[str, Any]:

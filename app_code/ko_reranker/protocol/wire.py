@@ -14,6 +14,7 @@ _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 # holds it, too, and what \\s means differs from language to language.
 SOMETHING = "[^\\u0000-\\u0020\\u0085\\u00a0\\u1680\\u2000-\\u200a\\u2028\\u2029\\u202f\\u205f\\u3000\\ufeff]"
 _SOMETHING = re.compile(SOMETHING)
+_GZIP = b"\x1f\x8b"
 _CHARSETS = {"utf-8", "utf8", "us-ascii", "ascii"}
 
 
@@ -39,11 +40,13 @@ def decode_body(body: bytes | str | None) -> Any:
     """Return the JSON value of a body.
 
     Raises:
-        ProtocolError: 400, whatever is wrong with it.
+        ProtocolError: 400, or 415 where it is compressed.
     """
     try:
         text = body if isinstance(body, str) else bytes(body or b"").decode("utf-8")
     except UnicodeDecodeError as error:
+        if bytes(body[:2]) == _GZIP:
+            raise ProtocolError(415, "the body is compressed: send it as it is, without Content-Encoding") from None
         raise ProtocolError(400, f"the body is not UTF-8 (byte {error.start})") from None
     text = text.removeprefix("\ufeff")
     if not text or text.isspace():

@@ -25,7 +25,6 @@ from ..protocol import (
     asks_for_facts,
     busy,
     check_content_type,
-    check_documents,
     decode_body,
     describe,
     encode_body,
@@ -133,8 +132,7 @@ class RerankEndpoint:
                 value = decode_body(body)
                 if asks_for_facts(value, path):
                     return encode_body(self._facts.encode())
-                rerank = parse_request(value, path)
-                check_documents(len(rerank.documents), self._options.max_documents)
+                rerank = parse_request(value, path, self._options.max_documents)
             trace.facts |= {"dialect": rerank.dialect, "documents": len(rerank.documents)}
             result, timings = await self._score(request, rerank)
             trace.seconds |= {"tokenise": timings.tokenise, "queue": timings.queue, "compute": timings.compute}

@@ -1,6 +1,6 @@
 """One module per wire shape, and the table of them.
 
-A dialect is three functions in a module of its own; adding one is adding a line to ``DIALECTS``.
+A dialect is three functions and two names in a module of its own; adding one is adding a line to ``DIALECTS``.
 """
 
 from __future__ import annotations
@@ -22,19 +22,21 @@ class Dialect:
 
     Attributes:
         name: what ``RerankRequest.dialect`` holds.
+        lists: the fields with an item for each document.
         matches: whether a body (nulls dropped) is of this shape.
         parse: body and path to the canonical request; raises ProtocolError only.
         render: canonical request and result to the answer's JSON value.
     """
 
     name: str
+    lists: tuple[str, ...]
     matches: Callable[[Body], bool]
     parse: Callable[[Body, str], RerankRequest]
     render: Callable[[RerankRequest, RerankResult], Any]
 
 
 def _dialect(module: ModuleType) -> Dialect:
-    return Dialect(module.NAME, module.matches, module.parse, module.render)
+    return Dialect(module.NAME, module.LISTS, module.matches, module.parse, module.render)
 
 
 # The first that matches a body parses it.

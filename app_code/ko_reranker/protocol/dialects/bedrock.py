@@ -12,6 +12,7 @@ from ..fields import kind, read_count, read_object, read_query, read_scoring
 from ..ranking import ranked, scores
 
 NAME = "bedrock"
+LISTS = ("sources",)
 
 _INLINE = "inlineDocumentSource"
 _CONFIGURATION, _MODEL = "rerankingConfiguration", "bedrockRerankingConfiguration"

@@ -12,6 +12,7 @@ from ..ranking import ranked, scores
 from ..sizes import MAX_ANSWER_BYTES, TEXTS_LEFT_OUT, fits, without_texts_if_too_large
 
 NAME = "cohere"
+LISTS = ("documents",)
 
 _DOCUMENTS_PER_SEARCH_UNIT = 100
 _INDEXES_IN_WARNING = 10
@@ -74,13 +75,12 @@ def _warnings(request: RerankRequest, result: RerankResult) -> list[str]:
     warnings = ["the query was truncated: its end was not read"] if result.query_truncated else []
     cut = [index for index, truncated in enumerate(result.truncated) if truncated]
     if cut:
-        limit = "" if result.max_length is None else f" to {result.max_length} tokens together with the query"
-        warnings.append(f"truncated{limit}: {_named(cut, result)}")
+        warnings.append(f"truncated, the end was not read: {_named(cut, result)}")
     chunked = [index for index, count in enumerate(result.chunks) if count > 1]
     if chunked:
         warnings.append(f"read in several pieces, of which the best counts: {_named(chunked, result)}")
-    if unread := sorted(request.scoring_options()):
-        warnings.append(f"no model here reads {', '.join(unread)} yet: the scores are those without")
+    if request.instruction is not None:
+        warnings.append("no model here reads an instruction: the scores are those without")
     return warnings
 
 

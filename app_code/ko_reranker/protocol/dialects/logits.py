@@ -22,6 +22,7 @@ from ..fields import kind, read_query, read_scoring
 from ..wire import clean
 
 NAME = "logits"
+LISTS = ("documents", "queries")
 
 
 class UnreadableAnswer(ValueError):

@@ -12,6 +12,7 @@ from ..ranking import ranked, scores
 from ..sizes import without_texts_if_too_large
 
 NAME = "mixedbread"
+LISTS = ("input",)
 
 
 def matches(body: Mapping[str, Any]) -> bool:

@@ -11,6 +11,7 @@ from ..fields import read_query, read_scoring
 from ..ranking import ranked, scores
 
 NAME = "nim"
+LISTS = ("passages",)
 
 
 def matches(body: Mapping[str, Any]) -> bool:

@@ -15,6 +15,7 @@ from ..ranking import scores
 from ..wire import clean
 
 NAME = "pairs"
+LISTS = ("inputs",)
 
 
 def matches(body: Mapping[str, Any]) -> bool:

@@ -12,6 +12,7 @@ from ..fields import read_query, read_scoring
 from ..ranking import scores
 
 NAME = "parallel"
+LISTS = ("docs", "inputs")
 
 
 def matches(body: Mapping[str, Any]) -> bool:

@@ -16,6 +16,7 @@ from ..fields import read_flag, read_name, read_query, read_scoring
 from ..ranking import scores
 
 NAME = "score"
+LISTS = ("text_1", "text_2", "data_1", "data_2", "queries", "documents")
 
 _SIDES = (("text_1", "text_2"), ("data_1", "data_2"), ("queries", "documents"))
 

@@ -13,6 +13,7 @@ from ..ranking import ranked, scores
 from ..sizes import without_texts_if_too_large
 
 NAME = "tei"
+LISTS = ("texts",)
 
 
 def matches(body: Mapping[str, Any]) -> bool:
