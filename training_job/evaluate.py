@@ -77,7 +77,10 @@ def evaluate_job(folders: ProcessingFolders, settings: EvaluationSettings) -> di
     metrics.json holds figures only, golden.json what a deployment must reproduce, report.json and report.html all of it with
     the worst queries' texts.
     """
-    report, rows, sets = evaluate([folders.dataset / "dev.jsonl"], settings)
+    try:
+        report, rows, sets = evaluate(read_test_set([folders.dataset / "dev.jsonl"]), settings)
+    except TestSetError as error:
+        raise JobError(f"The dev split can't be used: {error}.") from None
     write_report(folders.output, report)
     write_json(folders.output / "metrics.json", {key: value for key, value in report.items() if key != "worst_queries"})
     write_json(folders.output / "golden.json", golden_queries(rows, sets))
@@ -88,30 +91,21 @@ def evaluate_job(folders: ProcessingFolders, settings: EvaluationSettings) -> di
     return report
 
 
-def evaluate(data: Sequence[Path], settings: EvaluationSettings) -> tuple[dict[str, Any], dict[str, Row], list[CandidateSet]]:
+def evaluate(test_set: TestSet, settings: EvaluationSettings) -> tuple[dict[str, Any], dict[str, Row], list[CandidateSet]]:
     """Rank a test set with every row and return the content of `report.json`, the rows, and what they ranked.
 
-    Args:
-        data: files and folders of the test set; see `ko_reranker.evaluation.questions`.
-        settings: what is compared.
-
     Raises:
-        JobError: the test set or a model can't be used.
+        TestSetError: there is nothing to rank.
+        JobError: a model can't be used.
     """
     if NONE in settings.models:
         raise JobError(f"No model may be called {NONE}: that is the row of no reranker.")
-    try:
-        test_set = read_test_set(data)
-        if settings.max_queries:
-            test_set = _thinned(test_set, settings.max_queries)
-        workers = os.cpu_count() or 1
-        sets = candidate_sets(test_set, settings.first_stage, settings.candidates, settings.seed, workers=workers)
-    except TestSetError as error:
-        raise JobError(f"{error}.") from None
+    if settings.max_queries:
+        test_set = _thinned(test_set, settings.max_queries)
+    workers = os.cpu_count() or 1
+    sets = candidate_sets(test_set, settings.first_stage, settings.candidates, settings.seed, workers=workers)
     if not any(item.positives for item in sets):
-        raise JobError(
-            f"None of the {len(sets)} queries has a right passage among its candidates: there is nothing to compare."
-        )
+        raise TestSetError(f"none of the {len(sets)} queries has a right passage among its candidates: nothing to compare")
 
     rows = {NONE: _told(NONE, first_stage_row(sets))}
     done: dict[str, Row] = {}

@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -281,7 +283,8 @@ def test_worst_queries_are_those_ranked_lowest_and_their_texts_stay_out_of_figur
     assert 0 < len(worst) <= 10
     assert [item["rank"] for item in worst] == sorted((item["rank"] for item in worst), reverse=True)
     assert worst[0]["rank"] > 1
-    evaluate([folders.dataset / "dev.jsonl"], EvaluationSettings({"candidate": "sample:tiny"}, candidates=5, max_queries=4))
+    test_set = read_test_set([folders.dataset / "dev.jsonl"])
+    evaluate(test_set, EvaluationSettings({"candidate": "sample:tiny"}, candidates=5, max_queries=4))
     said = capsys.readouterr().out + (folders.output / "metrics.json").read_text(encoding="utf-8")
     for item in worst:
         assert item["query"] not in said and item["right"] not in said
@@ -289,22 +292,71 @@ def test_worst_queries_are_those_ranked_lowest_and_their_texts_stay_out_of_figur
 
 def test_fewer_queries_are_spread_over_the_test_set(job) -> None:
     folders, _ = job
-    path = folders.dataset / "dev.jsonl"
-    report, _, sets = evaluate([path], EvaluationSettings({}, max_queries=4))
-    queries = [question.query for question in read_test_set([path]).questions]
+    test_set = read_test_set([folders.dataset / "dev.jsonl"])
+    report, _, sets = evaluate(test_set, EvaluationSettings({}, max_queries=4))
     assert report["queries"] == 4
-    assert [sets[0].query, sets[-1].query] == [queries[0], queries[-1]]
+    assert [sets[0].query, sets[-1].query] == [test_set.questions[0].query, test_set.questions[-1].query]
 
 
-def test_what_cannot_be_evaluated_is_said_in_a_sentence(tmp_path: Path, job) -> None:
-    folders, _ = job
-    path = folders.dataset / "dev.jsonl"
+def test_what_cannot_be_evaluated_is_said_in_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(JobError, match="The candidate model"):
-        evaluate([path], EvaluationSettings({"candidate": "/nowhere"}, candidates=2))
+        evaluate(TEST_SET, EvaluationSettings({"candidate": "/nowhere"}, candidates=2))
     with pytest.raises(JobError, match="No model may be called none"):
-        evaluate([path], EvaluationSettings({"none": "sample:tiny"}))
-    with pytest.raises(JobError, match="there is no"):
-        evaluate([tmp_path / "dev.jsonl"], EvaluationSettings({}))
-    (tmp_path / "dev.jsonl").write_text('{"query": "가", "pos": ["나"]}\n', encoding="utf-8")
-    with pytest.raises(JobError, match="None of the 1 queries has a right passage"):
-        evaluate([tmp_path / "dev.jsonl"], EvaluationSettings({}))
+        evaluate(TEST_SET, EvaluationSettings({"none": "sample:tiny"}))
+    folders = ProcessingFolders(tmp_path)
+    with pytest.raises(JobError, match=r"there is no .*dev\.jsonl"):
+        evaluate_job(folders, EvaluationSettings(job_models("sample:tiny", "sample:tiny", None)))
+    folders.dataset.mkdir(parents=True)
+    write_jsonl(folders.dataset / "dev.jsonl", [{"query": "가", "pos": ["나"]}])
+    with pytest.raises(JobError, match="none of the 1 queries has a right passage"):
+        evaluate_job(folders, EvaluationSettings(job_models("sample:tiny", "sample:tiny", None)))
+
+
+# ---------------------------------------------------------------- the command
+
+COMMAND = Path(sys.executable).parent / "ko-reranker"
+
+
+def run(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([COMMAND, "evaluate", *arguments], cwd=cwd, capture_output=True, text=True, check=False)
+
+
+def test_the_command_compares_models_on_a_test_set_anywhere(tmp_path: Path) -> None:
+    rows = [{"query": question.query, "pos": list(question.relevance)} for question in TEST_SET.questions]
+    write_jsonl(tmp_path / "faq.jsonl", rows)
+    arguments = ("--model", "tiny=sample:tiny", "--model", "bm25:morphemes", "--fuse", "--fuse-weight", "0.9", "--seed", "3")
+    limits = ("--candidates", "4", "--first-stage", "morphemes", "--max-queries", "4", "--max-length", "64", "--dtype", "fp32")
+    done = run("--data", "faq.jsonl", *arguments, *limits, "--device", "cpu", "--output", "out", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    report = json.loads((tmp_path / "out/report.json").read_text(encoding="utf-8"))
+    assert list(report["rows"]) == ["none", "tiny", "bm25:morphemes", "tiny+bm25"]
+    assert (report["queries"], report["candidates_per_query"], report["first_stage"]) == (4, 4, "morphemes")
+    assert (report["fuse_weight"], report["seed"]) == (0.9, 3)
+    for said in ("nDCG@10", "tiny - none", "bm25:morphemes", "out/report.html"):
+        assert said in done.stdout
+    assert "</html>" in (tmp_path / "out/report.html").read_text(encoding="utf-8")
+    assert not any(question.query in done.stdout + done.stderr for question in TEST_SET.questions)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--data", "nowhere.jsonl"), "there is no nowhere.jsonl"),
+        (("--data", "bad.jsonl"), "bad.jsonl line 1, pos: needs at least one passage"),
+        (("--data", "bad.jsonl", "--candidate", "x"), "with --data name each model with --model"),
+        (("--data", "bad.jsonl", "--model", "a/x", "--model", "b/x"), "two models are called x"),
+    ],
+)
+def test_the_command_says_in_one_line_what_is_wrong(tmp_path: Path, arguments: tuple[str, ...], said: str) -> None:
+    (tmp_path / "bad.jsonl").write_text('{"query": "q", "pos": []}\n', encoding="utf-8")
+    done = run(*arguments, cwd=tmp_path)
+    assert done.returncode == 1
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr and len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("arguments", [(), ("--candidate", "a"), ("--candidate", "a", "--base", "b", "--model", "c")])
+def test_the_job_tells_its_failure_where_sagemaker_reads_it(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    done = run(*arguments, "--base-dir", tmp_path, cwd=tmp_path)
+    assert done.returncode == 1
+    assert "--candidate and --base" in (tmp_path / "output/message").read_text(encoding="utf-8")

@@ -127,13 +127,14 @@ def evaluate(
         raise OperationError("--candidate, --base and --deployed belong to the job; with --data name each model with --model")
 
     from ko_reranker.container import JobError
+    from ko_reranker.evaluation.questions import TestSetError, read_test_set
     from training_job.evaluate import evaluate, write_report
 
-    folder = output or Path("evaluation")
+    chosen, folder = settings(_named(model or [])), output or Path("evaluation")
     try:
-        report, _, _ = evaluate(data, settings(_named(model or [])))
+        report, _, _ = evaluate(read_test_set(data), chosen)
         write_report(folder, report)
-    except JobError as error:
+    except (JobError, TestSetError) as error:
         raise OperationError(str(error)) from None
     except OSError as error:
         raise OperationError(f"the report can't be written: {error}") from None
