@@ -13,6 +13,7 @@ DATA = Path(__file__).parent / "data"
 REQUESTS, LOAD, TOKENIZER = DATA / "requests.json.gz", DATA / "load.json", DATA / "tokenizer.json.gz"
 MOST_DOCUMENTS = 100  # of a request, as BM25 ranks them; the engine's benchmark takes the first 50
 MAX_TOKENS = 512
+CALIBRATION = 16  # requests
 
 
 @dataclass(frozen=True)
@@ -41,8 +42,13 @@ def load() -> tuple[int, ...]:
     return tuple(json.loads(LOAD.read_text(encoding="utf-8")))
 
 
-def shuffled(seed: int) -> list[Request]:
-    """Return the requests in an order that the seed decides."""
-    order = list(requests())
-    random.Random(seed).shuffle(order)
+def measured(seed: int) -> list[Request]:
+    """Return the requests that are measured, in an order that the seed decides."""
+    order = list(requests()[:-CALIBRATION])
+    random.Random(seed).shuffle(order)  # noqa: S311
     return order
+
+
+def calibration() -> tuple[Request, ...]:
+    """Return the requests set aside for a quantiser that wants to see inputs first."""
+    return requests()[-CALIBRATION:]

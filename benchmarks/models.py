@@ -117,7 +117,7 @@ def _write(shape: Shape, folder: Path) -> None:
     model.save_pretrained(folder)
 
 
-def _logits(model: object, tokenizer: object, request: Request):  # noqa: ANN202 - torch is imported where it is needed
+def _logits(model: object, tokenizer: object, request: Request):
     inputs = tokenizer(
         [request.query] * len(request.documents),
         list(request.documents),

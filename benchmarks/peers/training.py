@@ -2,8 +2,8 @@
 
     .venv-peers-transformers/bin/python benchmarks/peers/training.py JOB.json
 
-Reads the job (trainer, micro_batch, steps, accumulate, model, records, gradient) and prints one JSON line: CPU-seconds of each
-optimiser step but the first, from the end of the step before it, data loading included.
+Reads the job (trainer, loss, micro_batch, batch, steps, model, records, threads, gradient) and prints one JSON line: the
+CPU-seconds of each optimiser step, from the end of the one before it, data loading included.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Clock(TrainerCallback):
 
     def __init__(self, gradient: str | None) -> None:
         self.seconds: list[float] = []
-        self._before: float | None = None
+        self._before = 0.0
         self._gradient = gradient
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
@@ -39,10 +39,12 @@ class Clock(TrainerCallback):
             save_file({name.removeprefix("model."): grad.contiguous() for name, grad in grads.items()}, self._gradient)
             self._gradient = None
 
+    def on_train_begin(self, *_: Any, **__: Any) -> None:
+        self._before = time.process_time()
+
     def on_step_end(self, *_: Any, **__: Any) -> None:
         now = time.process_time()
-        if self._before is not None:
-            self.seconds.append(now - self._before)
+        self.seconds.append(now - self._before)
         self._before = now
 
 
@@ -62,7 +64,7 @@ def arguments(job: dict[str, Any], folder: str) -> dict[str, Any]:
         "max_steps": job["steps"],
         "learning_rate": 5e-6,
         "weight_decay": 0.01,
-        "max_grad_norm": 1.0,
+        "max_grad_norm": 1e9 if job["gradient"] else 1.0,  # the gradient is looked at as it comes
         "save_strategy": "no",
         "logging_strategy": "no",
         "report_to": [],

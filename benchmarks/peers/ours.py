@@ -1,0 +1,122 @@
+"""ko-reranker's own engine as a scorer, and what only it can tell: padding, tokenisation, the machine's matrix products."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+
+import torch
+import torch.nn.functional as F
+
+from benchmarks.inputs import MAX_TOKENS, measured
+from ko_reranker.rankers import load_ranker
+from ko_reranker.rankers.pairs import PairEncoder
+
+
+class Tally:
+    """Sums up what the engine reports; an `EngineObserver`."""
+
+    def __init__(self) -> None:
+        self.tokens = self.computed = self.sequences = self.batches = 0
+        self._lock = threading.Lock()
+
+    def batch(self, *, sequences: int, tokens: int, computed_tokens: int, seconds: float) -> None:
+        with self._lock:
+            self.batches += 1
+            self.sequences += sequences
+            self.tokens += tokens
+            self.computed += computed_tokens
+
+    def request(self, *, sequences: int, tokens: int, queue_seconds: float, compute_seconds: float) -> None:
+        pass
+
+
+class KoReranker:
+    """`load_ranker`, with long documents cut as the others cut them, and without the cache of tokens: every text is new."""
+
+    def __init__(self, folder: str, threads: int, dtype: str = "fp32", device: str = "cpu") -> None:
+        self.tally, self.threads = Tally(), threads
+        workers = {"workers": threads} if device == "cpu" else {}
+        self.ranker = load_ranker(folder, device=device, dtype=dtype, max_chunks=1, observer=self.tally, **workers)
+        self.ranker.encoder = PairEncoder(self.ranker.encoder.tokenizer, self.ranker.max_length)
+
+    def versions(self) -> dict[str, str]:
+        return {name: version(name) for name in ("torch", "transformers", "tokenizers", "ko-reranker")}
+
+    def score(self, query: str, documents: list[str]) -> list[float]:
+        return self.ranker.score(query, documents).tolist()
+
+    def padding_share(self) -> float:
+        """Return which part of the tokens computed so far was padding."""
+        return 1 - self.tally.tokens / self.tally.computed
+
+    def tokenisation(self, count: int, documents: int) -> dict[str, float]:
+        """Return milliseconds of CPU a request: the tokenizer called plainly, ours, and ours for documents seen before."""
+        ranker, rows = self.ranker, [request.first(documents) for request in measured(1)[:count]]
+        cached = PairEncoder(ranker.encoder.tokenizer, ranker.max_length, cache_tokens=1_000_000)
+
+        def plain(query: str, texts: list[str]) -> None:
+            limits = {"truncation": True, "max_length": MAX_TOKENS}
+            ranker.encoder.tokenizer([query] * len(texts), texts, padding=True, return_tensors="pt", **limits)
+
+        calls = {"plain": plain, "ours": ranker.encoder.encode_documents, "cached": cached.encode_documents}
+        for call in calls.values():  # the first calls of each are slower, and the cache has to fill
+            for row in rows:
+                call(row.query, list(row.documents))
+        taken = {name: [] for name in calls}
+        for row in rows:
+            for name, call in calls.items():
+                began = time.process_time()
+                call(row.query, list(row.documents))
+                taken[name].append((time.process_time() - began) * 1000)
+        return {name: sorted(times)[len(times) // 2] for name, times in taken.items()}
+
+    def product_rate(self, products: list[tuple[int, int]], seconds: float) -> float:
+        """Return the floating-point operations a second of a layer's matrix products at the token budget, fp32.
+
+        Each product by the better of PyTorch's two ways to it (MKL, and oneDNN with the weight laid out beforehand), on as many
+        threads at once as the engine has workers.
+        """
+        rows = self.ranker.engine.batch_tokens
+        flops = taken = 0.0
+        for inputs, outputs in products:
+            best = min(self._product_seconds(way, rows, inputs, outputs, seconds) for way in (_plain, _prepacked))
+            flops += 2.0 * rows * inputs * outputs * self.threads
+            taken += best
+        return flops / taken
+
+    def _product_seconds(
+        self, way: Callable[[torch.Tensor], Callable], rows: int, inputs: int, outputs: int, seconds: float
+    ) -> float:
+        """Return the seconds of one product while every thread computes its own."""
+        best = [float("inf")] * self.threads
+
+        def work(place: int) -> None:
+            torch.set_num_threads(1)
+            left, right = torch.randn(rows, inputs), torch.randn(outputs, inputs)
+            multiply, until = way(right), time.perf_counter() + seconds
+            times = []
+            with torch.inference_mode():
+                while len(times) < 5 or time.perf_counter() < until:
+                    began = time.thread_time()
+                    multiply(left)
+                    times.append(time.thread_time() - began)
+            best[place] = sorted(times[1:])[len(times) // 2]
+
+        threads = [threading.Thread(target=work, args=(place,)) for place in range(self.threads)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        return sum(best) / len(best)
+
+
+def _plain(weight: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
+    return lambda rows: F.linear(rows, weight)
+
+
+def _prepacked(weight: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
+    laid_out = torch.ops.mkldnn._reorder_linear_weight.default(weight, 512)
+    return lambda rows: torch.ops.mkldnn._linear_pointwise(rows, laid_out, None, "none", [], "")
