@@ -18,6 +18,7 @@ from urllib.parse import quote, urlsplit
 from signing import Credentials, signed_headers
 
 _CONNECT_SECONDS = 1.0
+_PIECE_BYTES = 65_536
 
 
 class EndpointError(Exception):
@@ -111,7 +112,8 @@ class RuntimeClient:
     ) -> bytes:
         on_call()
         try:
-            connection.sock.settimeout(max(deadline - time.monotonic(), 0.001))
+            sock = connection.sock
+            sock.settimeout(_left(deadline))
             connection.request("POST", path, body, self._headers(connection.netloc, path, body, inference_id))
             sent = time.monotonic()
             try:
@@ -120,7 +122,7 @@ class RuntimeClient:
                 connection.answering = time.monotonic() - sent > _STALE_SECONDS
                 raise
             connection.answering = True
-            answer = response.read()
+            answer = _read(response, sock, deadline)
         except TimeoutError:
             connection.close()
             raise TooSlow("TimeoutError") from None
@@ -154,7 +156,7 @@ class RuntimeClient:
         target = urlsplit(self.url)
         kind = _TlsConnection if target.scheme == "https" else _Connection
         more = {"context": self._tls} if target.scheme == "https" else {}
-        seconds = min(_CONNECT_SECONDS, max(deadline - time.monotonic(), 0.001))
+        seconds = min(_CONNECT_SECONDS, _left(deadline))
         connection = kind(target.hostname or "", target.port, timeout=seconds, **more)
         connection.netloc = target.netloc
         try:
@@ -188,6 +190,23 @@ class _Connection(http.client.HTTPConnection):
 class _TlsConnection(http.client.HTTPSConnection):
     netloc = ""
     answering = False
+
+
+def _read(response: http.client.HTTPResponse, sock: socket.socket, deadline: float) -> bytes:
+    """Return the whole body; a socket's timeout bounds each piece of it, the deadline all of them."""
+    body = bytearray()
+    while piece := response.read1(_PIECE_BYTES):
+        body += piece
+        sock.settimeout(_left(deadline))
+    if response.length:
+        raise http.client.IncompleteRead(bytes(body), response.length)
+    response.close()  # of the answer, not of the connection: the next request may go out on it
+    return bytes(body)
+
+
+def _left(deadline: float) -> float:
+    # Zero would mean not to wait at all, which is another error.
+    return max(deadline - time.monotonic(), 0.001)
 
 
 def _error(response: http.client.HTTPResponse, body: bytes) -> EndpointError:

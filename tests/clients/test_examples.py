@@ -7,7 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from ko_reranker.client import RerankClient
+
 EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
+QUESTION = "어텐션 마스크는 무엇을 하나요?"
 
 
 @pytest.mark.parametrize("name", ["rag_langchain", "rag_llamaindex"])
@@ -15,7 +18,9 @@ def test_an_example_gives_a_prompt_with_the_best_passages_at_both_ends(name, url
     spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
     example = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(example)
-    prompt = example.prompt_for("어텐션 마스크는 무엇을 하나요?", url, key)
-    assert prompt.startswith("다음 글만 보고") and prompt.rstrip().endswith("어텐션 마스크는 무엇을 하나요?")
-    used = [passage for passage in example.PASSAGES if passage in prompt]
-    assert len(used) == example.KEPT < len(example.PASSAGES)
+    prompt = example.prompt_for(QUESTION, url, key)
+    assert prompt.startswith("다음 글만 보고") and prompt.rstrip().endswith(QUESTION)
+    with RerankClient(url, key) as client:
+        best, second, third = (item.document for item in client.rerank(QUESTION, example.PASSAGES, top_n=example.KEPT))
+    shown = sorted((passage for passage in example.PASSAGES if passage in prompt), key=prompt.index)
+    assert shown == [best, third, second]

@@ -61,6 +61,21 @@ class SageMakerServer:
     def sleeps(self, seconds: float) -> None:
         self.waiting.append(lambda handler, _: time.sleep(seconds))
 
+    def drips(self, pieces: int, seconds: float) -> None:
+        """Answer, but one byte of the body at a time."""
+
+        def act(handler: _Handler, _: bytes) -> None:
+            handler.start(200, {"Content-Length": str(pieces)})
+            try:
+                for _piece in range(pieces):
+                    time.sleep(seconds)
+                    handler.wfile.write(b" ")
+                    handler.wfile.flush()
+            except OSError:
+                handler.close_connection = True  # whoever asked has gone
+
+        self.waiting.append(act)
+
     def cuts_off(self, after: bytes = b"") -> None:
         self.waiting.append(lambda handler, _: handler.hang_up(after))
 
@@ -89,11 +104,14 @@ class _Handler(BaseHTTPRequestHandler):
         self.owner.waiting.popleft()(self, body)
 
     def reply(self, status: int, body: bytes, headers: dict[str, str] | None = None) -> None:
+        self.start(status, {"Content-Length": str(len(body)), **(headers or {})})
+        self.wfile.write(body)
+
+    def start(self, status: int, headers: dict[str, str]) -> None:
         self.send_response(status)
-        for name, value in {"Content-Length": str(len(body)), **(headers or {})}.items():
+        for name, value in headers.items():
             self.send_header(name, value)
         self.end_headers()
-        self.wfile.write(body)
 
     def hang_up(self, after: bytes) -> None:
         self.wfile.write(after)

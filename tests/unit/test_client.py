@@ -78,6 +78,25 @@ def test_the_async_client_does_the_same():
     assert asyncio.run(ask()) == [1, 0]
 
 
+def test_the_best_stand_at_both_ends_where_that_is_asked():
+    async def ask() -> list[int]:
+        async with AsyncRerankClient("https://host", transport=httpx.MockTransport(Service())) as client:
+            return [item.index for item in await client.rerank("질문", list("가나다라"), order="lost_in_the_middle")]
+
+    with Service().client() as client:
+        ranking = client.rerank("질문", list("가나다라"), order="lost_in_the_middle")
+    assert [item.index for item in ranking] == asyncio.run(ask()) == [3, 1, 0, 2]
+
+
+def test_every_option_reaches_the_service():
+    service = Service()
+    options = {"rank_fields": ["text"], "max_tokens_per_doc": 64, "max_chunks_per_doc": 2, "raw_scores": True, "model": "m"}
+    with service.client() as client:
+        assert client.rerank("질문", DOCUMENTS, top_n=2, order="relevance", **options).model == "m"
+    sent = json.loads(service.requests[0].content)
+    assert sent == {"query": "질문", "documents": DOCUMENTS, "top_n": 2, "order": "relevance", **options}
+
+
 def test_it_comes_again_when_the_service_says_so(monkeypatch):
     waits: list[float] = []
     monkeypatch.setattr("ko_reranker.client.clients.time.sleep", waits.append)
