@@ -9,8 +9,11 @@ from typing import Any
 
 # What the training loop prints, as metrics in SageMaker's console.
 METRIC_DEFINITIONS = [
-    {"Name": f"train:{name}", "Regex": rf"\b{name}=([-+0-9.eE]+)"}
-    for name in ("loss", "learning_rate", "epoch", "queries_per_second")
+    *(
+        {"Name": f"train:{name}", "Regex": rf"\b{name}=([-+0-9.eE]+)"}
+        for name in ("loss", "learning_rate", "epoch", "gradient_norm", "queries_per_second", "tokens_per_second")
+    ),
+    *({"Name": f"dev:{name}", "Regex": rf"\bdev_{name}=([-+0-9.eE]+)"} for name in ("loss", "mrr")),
 ]
 
 # Each start of a job needs a name of its own: a redriven execution or a retried state may not take the old one.

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +24,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification
 from typer.testing import CliRunner
 
+from cdk.constructs.jobs import METRIC_DEFINITIONS
 from ko_reranker.commands import jobs
 from ko_reranker.container import JobError, ProcessingFolders, Resources, TrainingFolders
 from ko_reranker.data.jsonl import read_record_file, write_jsonl
@@ -135,16 +139,21 @@ def test_smaller_micro_batches_give_the_same_model(trained, tmp_path, records) -
     assert_same_weights(split, trained)
 
 
-def test_a_killed_and_resumed_run_ends_with_the_same_weights(trained, tmp_path, records, monkeypatch, capsys) -> None:
-    folders = job(tmp_path, records)
+def stop_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have training stop before a step (from 0), as Ctrl+C stops it."""
     whole_batch = groups.GroupSampler.batch
 
-    def killed_at_step_3(sampler, step, rank, world):
-        if step == 3:
+    def until(sampler, number, rank, world):
+        if number == step:
             raise KeyboardInterrupt
-        return whole_batch(sampler, step, rank, world)
+        return whole_batch(sampler, number, rank, world)
 
-    monkeypatch.setattr(groups.GroupSampler, "batch", killed_at_step_3)
+    monkeypatch.setattr(groups.GroupSampler, "batch", until)
+
+
+def test_a_killed_and_resumed_run_ends_with_the_same_weights(trained, tmp_path, records, monkeypatch, capsys) -> None:
+    folders = job(tmp_path, records)
+    stop_at(3, monkeypatch)
     with pytest.raises(KeyboardInterrupt):
         train(load_recipe(QUICK), folders, ALONE)
     monkeypatch.undo()
@@ -156,9 +165,162 @@ def test_a_killed_and_resumed_run_ends_with_the_same_weights(trained, tmp_path, 
     assert all(torch.equal(value, weights(trained)[name]) for name, value in weights(folders).items())
 
 
+@pytest.fixture(scope="module")
+def base_with_dropout(tmp_path_factory) -> str:
+    folder = tmp_path_factory.mktemp("base")
+    tiny_model.build(folder)
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1}
+    (folder / "config.json").write_text(json.dumps(config))
+    return str(folder)
+
+
+def test_a_killed_run_with_dropout_goes_on_as_if_nothing_had_been(tmp_path, records, base_with_dropout) -> None:
+    settings = QUICK | {"base_model": base_with_dropout, "epochs": "3", "dev_queries": "4", "early_stop_patience": "3"}
+    whole, broken = (job(tmp_path / name, records[:16], settings) for name in ("whole", "broken"))
+    for folders in (whole, broken):
+        write_jsonl(folders.dataset / "dev.jsonl", [record.to_json() for record in records[16:]])
+    train(load_recipe(settings), whole, ALONE)
+    for killed_after in (3, 7):
+        process = start_host(broken)
+        for line in process.stdout:
+            if line.startswith(f"step={killed_after}/"):
+                break
+        os.kill(worker_of(process), signal.SIGKILL)
+        process.communicate(timeout=60)
+        assert not (broken.model / "model.safetensors").exists()
+        (broken.failure).unlink(missing_ok=True)
+    train(load_recipe(settings), broken, ALONE)
+    assert all(torch.equal(value, weights(whole)[name]) for name, value in weights(broken).items())
+    told = [
+        [{key: value for key, value in row.items() if "second" not in key} for row in metrics(folders)]
+        for folders in (whole, broken)
+    ]
+    assert told[1] == told[0], "the metrics' file has every step once"
+
+
+def worker_of(process: subprocess.Popen) -> int:
+    """Return the process id of the training worker under a launcher and its torchrun."""
+    (torchrun,) = map(int, Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split())
+    return int(Path(f"/proc/{torchrun}/task/{torchrun}/children").read_text().split()[0])
+
+
+def metrics(folders: TrainingFolders) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (folders.output_data / "metrics.jsonl").read_text().splitlines()]
+
+
 def test_a_checkpoint_of_another_run_is_not_resumed_from(trained) -> None:
     with pytest.raises(JobError, match="learning_rate differ"):
         train(load_recipe(QUICK | {"learning_rate": "1e-3"}), trained, ALONE)
+
+
+def test_what_does_not_change_the_result_may_change_when_a_run_is_resumed(trained, tmp_path, records, capsys) -> None:
+    folders = job(tmp_path, records)
+    (folders.base / "checkpoints").symlink_to(trained.checkpoints)
+    changes = {"micro_batch_tokens": "64", "log_every_steps": "3", "gradient_checkpointing": "true"}
+    train(load_recipe(QUICK | changes), folders, ALONE)
+    assert "Resuming after step 4 of 5" in capsys.readouterr().out
+    assert_same_weights(folders, trained)
+
+
+def test_layers_computed_twice_give_the_same_model(trained, tmp_path, records) -> None:
+    folders = job(tmp_path, records)
+    train(load_recipe(QUICK | {"gradient_checkpointing": "true"}), folders, ALONE)
+    assert_same_weights(folders, trained)
+
+
+def test_metrics_are_written_as_lines_and_for_tensorboard(trained) -> None:
+    rows = metrics(trained)
+    assert [row["step"] for row in rows] == [1, 2, 3, 4, 5]
+    assert {"loss", "learning_rate", "gradient_norm", "queries_per_second", "tokens_per_second"} < rows[-1].keys()
+    (events,) = (trained.output_data / "tensorboard").iterdir()
+    assert b"train/loss" in events.read_bytes()
+
+
+def test_sagemaker_reads_every_metric_from_the_lines(tmp_path, records, capsys) -> None:
+    folders = job(tmp_path, records[:16])
+    write_jsonl(folders.dataset / "dev.jsonl", [record.to_json() for record in records[16:]])
+    train(load_recipe(QUICK), folders, ALONE)
+    output = capsys.readouterr().out
+    for definition in METRIC_DEFINITIONS:
+        found = re.findall(definition["Regex"], output)
+        assert found, definition["Name"]
+        assert all(math.isfinite(float(value)) for value in found)
+    name = "dev:mrr"
+    (last,) = [re.findall(one["Regex"], output)[-1] for one in METRIC_DEFINITIONS if one["Name"] == name]
+    assert float(last) == pytest.approx(metrics(folders)[-1]["dev_mrr"], abs=1e-4)
+
+
+def test_training_stops_when_dev_gets_no_better_and_saves_the_best(tmp_path, records, capsys) -> None:
+    folders = job(tmp_path, records)
+    write_jsonl(folders.dataset / "dev.jsonl", [record.to_json() for record in records[:8]])
+    # A learning rate that ruins the model in an epoch: the base stays the best.
+    settings = QUICK | {"epochs": "50", "learning_rate": "0.5", "early_stop_patience": "2"}
+    train(load_recipe(settings), folders, ALONE)
+    card = json.loads((folders.model / "run_card.json").read_text())
+    best = card["best_on_dev"]
+    assert card["saved_step"] == best["step"]
+    assert best["dev_mrr"] == max(row["dev_mrr"] for row in card["dev"])
+    assert len(card["dev"]) == 3 + best["step"] // 5
+    assert f"No look at dev after step {best['step']} was better" in capsys.readouterr().out
+    assert [path.name for path in folders.checkpoints.glob("best-*.pt")] == [f"best-{best['step']:08d}.pt"]
+    # What is saved is what was looked at: a run that only looks sees the same.
+    again = job(tmp_path / "again", records)
+    write_jsonl(again.dataset / "dev.jsonl", [record.to_json() for record in records[:8]])
+    train(load_recipe(QUICK | {"base_model": str(folders.model), "max_length": "128"}), again, ALONE)
+    assert metrics(again)[0]["dev_mrr"] == best["dev_mrr"]
+    assert metrics(again)[0]["dev_loss"] == pytest.approx(best["dev_loss"], rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("hyperparameters", "message"),
+    [
+        ({"early_stop_patience": "1"}, "early_stop_patience needs a dev.jsonl"),
+        ({"distillation_weight": "0.5"}, "no record of train.jsonl has pos_scores and neg_scores: mine with a teacher"),
+    ],
+)
+def test_what_the_data_lacks_is_said_before_training(tmp_path, records, hyperparameters, message) -> None:
+    with pytest.raises(JobError, match=message):
+        train(load_recipe(QUICK | hyperparameters), job(tmp_path, records), ALONE)
+
+
+def test_a_student_comes_nearer_to_its_teacher(tmp_path, records) -> None:
+    draw = np.random.default_rng(0)
+    taught = [
+        replace(
+            record,
+            positive_scores=tuple(draw.normal(size=len(record.positives)) * 3),
+            negative_scores=tuple(draw.normal(size=len(record.negatives)) * 3),
+        )
+        for record in records
+        if len(record.negatives) == 3
+    ]
+
+    def agreement(folder: Path | str) -> float:
+        ranker, found = load_ranker(folder), []
+        for record in taught:
+            scores = ranker.score(record.query, [record.positives[0], *record.negatives])
+            found.append(np.corrcoef(scores, [record.positive_scores[0], *record.negative_scores])[0, 1])
+        return float(np.mean(found))
+
+    folders = job(tmp_path, taught)
+    settings = QUICK | {"epochs": "30", "distillation_weight": "1.0", "distillation_temperature": "2.0"}
+    train(load_recipe(settings), folders, ALONE)
+    assert agreement(folders.model) > agreement(resolve_model("sample:tiny")) + 0.3
+
+
+def test_the_run_card_says_what_it_cost_and_what_it_was_made_of(tmp_path, records) -> None:
+    folders = job(tmp_path, records)
+    (folders.dataset / "manifest.json").write_text('{"records": 22}')
+    resources = {"current_host": "a", "hosts": ["a"], "current_instance_type": "ml.m5.large"}
+    (folders.config / "resourceconfig.json").write_text(json.dumps(resources))
+    train(load_recipe(QUICK | {"instance_usd_per_hour": "3600"}), folders, ALONE)
+    card = json.loads((folders.model / "run_card.json").read_text())
+    assert card["cost_usd"] == pytest.approx(card["seconds"], abs=0.02)
+    assert card["instance_type"] == "ml.m5.large"
+    manifest = hashlib.sha256((folders.dataset / "manifest.json").read_bytes()).hexdigest()
+    assert card["dataset"]["beside"] == {"manifest.json": manifest}
+    assert card["tokens_per_second"] > card["sequences_per_second"] > card["queries_per_second"] > 0
 
 
 def test_progress_lines_can_be_parsed(tmp_path, records, capsys) -> None:
@@ -221,29 +383,54 @@ def start_host(folders: TrainingFolders, **variables: str) -> subprocess.Popen:
     )
 
 
-def two_hosts(base: Path, records, hyperparameters=QUICK) -> tuple[list[TrainingFolders], list[subprocess.Popen]]:
+def hosts(base: Path, records, hyperparameters=QUICK) -> list[TrainingFolders]:
+    """Lay out the folders of two hosts of one job."""
+    names = ["algo-1", "algo-2"]
+    folders = [job(base / name, records, hyperparameters) for name in names]
+    loopback = "lo0" if sys.platform == "darwin" else "lo"
+    for name, folder in zip(names, folders, strict=True):
+        resources = {"current_host": name, "hosts": names, "network_interface_name": loopback}
+        (folder.config / "resourceconfig.json").write_text(json.dumps(resources))
+    return folders
+
+
+def start_hosts(folders: list[TrainingFolders]) -> list[subprocess.Popen]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
-    hosts = ["algo-1", "algo-2"]
-    folders = [job(base / host, records, hyperparameters) for host in hosts]
-    loopback = "lo0" if sys.platform == "darwin" else "lo"
-    for host, folder in zip(hosts, folders, strict=True):
-        resources = {"current_host": host, "hosts": hosts, "network_interface_name": loopback}
-        (folder.config / "resourceconfig.json").write_text(json.dumps(resources))
-    return folders, [start_host(folder, MASTER_ADDR="127.0.0.1", MASTER_PORT=port) for folder in folders]
+    return [start_host(folder, MASTER_ADDR="127.0.0.1", MASTER_PORT=port) for folder in folders]
 
 
-def test_two_hosts_train_the_model_that_one_does(trained, tmp_path, records) -> None:
-    folders, processes = two_hosts(tmp_path, records)
+def test_two_hosts_train_the_model_that_one_does_dropout_included(tmp_path, records, base_with_dropout) -> None:
+    settings = QUICK | {"base_model": base_with_dropout}
+    alone = job(tmp_path / "alone", records, settings)
+    train(load_recipe(settings), alone, ALONE)
+    folders = hosts(tmp_path, records, settings)
+    processes = start_hosts(folders)
     outputs = [process.communicate(timeout=120)[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], outputs
     assert "step=5/5" in outputs[0]
+    assert_same_weights(folders[0], alone)
+
+
+def test_a_run_goes_on_with_another_number_of_workers(trained, tmp_path, records, monkeypatch) -> None:
+    first = job(tmp_path / "first", records)
+    stop_at(3, monkeypatch)
+    with pytest.raises(KeyboardInterrupt):
+        train(load_recipe(QUICK), first, ALONE)
+    folders = hosts(tmp_path, records)
+    for folder in folders:  # every host gets them from S3
+        shutil.copytree(first.checkpoints, folder.checkpoints)
+    processes = start_hosts(folders)
+    outputs = [process.communicate(timeout=120)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], outputs
+    assert "Resuming after step 2 of 5" in outputs[0]
     assert_same_weights(folders[0], trained)
 
 
 def test_a_failure_of_the_second_host_reaches_the_first(tmp_path, records) -> None:
-    folders, processes = two_hosts(tmp_path, records)
+    folders = hosts(tmp_path, records)
+    processes = start_hosts(folders)
     # Only the second host's records are broken, after its launcher has looked: its worker finds out.
     (folders[1].dataset / "train.jsonl").write_text('{"query": ""}\n')
     outputs = [process.communicate(timeout=120)[0] for process in processes]
@@ -280,7 +467,7 @@ def test_wrong_settings_end_in_the_failure_file(tmp_path, records, capsys) -> No
 @pytest.fixture(scope="module")
 def program() -> typer.Typer:
     app = typer.Typer()
-    for command in (jobs.train, jobs.mine, jobs.evaluate):
+    for command in (jobs.train, jobs.mine):
         app.command()(command)
     return app
 
