@@ -70,7 +70,8 @@ def torchrun_command(resources: Resources, workers: int, environment: Mapping[st
 
 def worker_environment(resources: Resources, workers: int, environment: Mapping[str, str]) -> dict[str, str]:
     """Return the variables that the workers need and nobody set yet."""
-    wanted = {"TOKENIZERS_PARALLELISM": "false", "PYTHONUNBUFFERED": "1"}
+    # cuBLAS adds up in one order only with a workspace of its own.
+    wanted = {"TOKENIZERS_PARALLELISM": "false", "PYTHONUNBUFFERED": "1", "CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
     if resources.network_interface:
         wanted |= dict.fromkeys(("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"), resources.network_interface)
     # Hosts that meet on the loopback interface are one machine, whose cores they share.

@@ -1,4 +1,4 @@
-"""What the parts of the training loop promise: the padded model's gradient, the loss's closed form, everybody the same batch."""
+"""What the parts of the loop promise: the padded gradient, the loss's closed form, one batch for everybody."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import itertools
 import math
 import random
 import tracemalloc
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -28,7 +29,7 @@ from ko_reranker.data.jsonl import read_record_file, write_jsonl
 from ko_reranker.data.records import TrainingRecord
 from ko_reranker.rankers.pairs import PairEncoder
 from ko_reranker.samples import paths, tiny_model
-from training_job.loop import groups
+from training_job.loop import attention, groups
 from training_job.loop.dataset import RecordFile
 from training_job.loop.groups import Group, group_loss
 from training_job.loop.metrics import Progress
@@ -155,6 +156,20 @@ def test_gradients_of_micro_batches_add_up_to_the_whole(tmp_path) -> None:
     assert distance(gradients(packed.model), whole) < 1e-4
 
 
+def test_the_kernels_of_gpus_take_what_they_are_given() -> None:
+    """Shapes only, on tensors without data, with dropout: all tokens, and first ones alone."""
+    lengths = [5, 3, 9]
+    row = attention.Row(lengths, F.pad(torch.tensor(lengths).cumsum(0), (1, 0)).int().to("meta"), [0, 0, 0])
+    for rows in (17, 3):
+        query = torch.empty(1, 4, rows, 16, device="meta", dtype=torch.float16, requires_grad=True)
+        key, value = (torch.empty(1, 4, 17, 16, device="meta", dtype=torch.float16, requires_grad=True) for _ in range(2))
+        assert attention._memory_efficient(row, query, key, value, 0.1, 0.25).shape == (1, rows, 4, 16)
+        seen = attention._flash(row, query, key, value, 0.1, 0.25, 4)
+        assert seen.shape == (1, rows, 4, 16)
+        gradients = torch.autograd.grad(seen.sum(), [query, key, value])
+        assert [gradient.shape for gradient in gradients] == [query.shape, key.shape, value.shape]
+
+
 def test_models_that_cannot_be_packed_are_named(tmp_path) -> None:
     AutoModelForSequenceClassification.from_config(DebertaV2Config(**SIZE)).save_pretrained(tmp_path / "deberta")
     with pytest.raises(JobError, match="base_model is a deberta-v2: what can be trained is bert, camembert"):
@@ -269,6 +284,16 @@ def test_a_group_carries_the_teachers_scores_of_its_own_passages(tmp_path) -> No
         (group,) = ours.batch(step).groups
         passages = [ours.encoder.tokenizer.decode(pair.features["input_ids"], skip_special_tokens=True) for pair in group.pairs]
         assert [score_of[passage.split()[-1][-1]] for passage in passages] == list(group.teacher)
+
+
+def test_texts_are_read_as_those_of_requests_are(tmp_path) -> None:
+    plain = TrainingRecord("한강의 길이", ("한강은 494 km이다.",), ("부산항",))
+    decomposed = [unicodedata.normalize("NFD", text) for text in plain.texts()]
+    odd = TrainingRecord(decomposed[0], (decomposed[1] + "\n",), ("\ufeff" + decomposed[2],))
+    write_jsonl(tmp_path / "train.jsonl", [record.to_json() for record in (plain, odd)])
+    batch = sampler(RecordFile(tmp_path / "train.jsonl")).batch(0).groups
+    one, other = ([pair.features["input_ids"] for pair in group.pairs] for group in batch)
+    assert one == other
 
 
 def test_records_are_read_by_their_place(tmp_path, records) -> None:

@@ -14,6 +14,7 @@ import torch
 
 from ko_reranker.data.records import TrainingRecord
 from ko_reranker.rankers.pairs import EncodedPair, PairEncoder
+from ko_reranker.text import normalise
 from training_job.loop.dataset import RecordFile
 
 T = TypeVar("T")
@@ -92,12 +93,15 @@ class GroupSampler:
 
 
 def make_group(encoder: PairEncoder, index: int, record: TrainingRecord, positive: int, negatives: Sequence[int]) -> Group:
-    """Return the group of one positive and some negatives of a record, each named by its place there."""
-    passages = [record.positives[positive], *(record.negatives[place] for place in negatives)]
+    """Return the group of one positive and some negatives of a record, each named by its place there.
+
+    Texts are normalised as those of requests are: the model is taught what it will be asked.
+    """
+    passages = [normalise(record.positives[positive]), *(normalise(record.negatives[place]) for place in negatives)]
     teacher = None
     if record.positive_scores is not None and record.negative_scores is not None:
         teacher = (record.positive_scores[positive], *(record.negative_scores[place] for place in negatives))
-    return Group(index, tuple(encoder.encode(record.query, passages)[0]), teacher)
+    return Group(index, tuple(encoder.encode(normalise(record.query), passages)[0]), teacher)
 
 
 def share_of(items: Sequence[int], size: Callable[[int], int], rank: int, world: int) -> list[int]:
