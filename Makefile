@@ -26,7 +26,7 @@ else
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-slow test-clients bench-api bench-engine bench-serving synth lint clean bench-pipeline
+.PHONY: help setup run test test-slow test-clients test-sagemaker bench-api bench-engine bench-serving synth lint clean bench-pipeline
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 16
@@ -57,6 +57,9 @@ test-slow: setup  ## tests that take minutes, such as removing one permission at
 
 test-clients: setup  ## unmodified clients of others, in an environment of their own, against the local stack
 	$(BIN)/python tests/clients/run.py
+
+test-sagemaker: setup  ## a training job from the SageMaker Python SDK, in an environment of its own, against the local stack
+	$(BIN)/python tests/sagemaker_sdk/run.py
 
 bench-api: setup  ## the rerank function: CPU at init, and what it adds to a warm request
 	$(BIN)/python -m benchmarks.api

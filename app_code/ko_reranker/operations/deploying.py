@@ -99,10 +99,22 @@ def bootstrap(root: Path, cloud: LocalCloud) -> None:
         _run([str(_cdk(root)), "bootstrap", target], Path(folder), cloud)
 
 
-def deploy(root: Path, cloud: LocalCloud, *, stage: str, settings: Mapping[str, str] | None = None) -> None:
-    """Run `cdk deploy --all` of a stage into the local cloud."""
+def deploy(
+    root: Path,
+    cloud: LocalCloud,
+    *,
+    stage: str,
+    settings: Mapping[str, str] | None = None,
+    stacks: Sequence[str] = ("--all",),
+) -> None:
+    """Run `cdk deploy` of a stage into the local cloud.
+
+    Args:
+        settings: what the command line lays over the stage's own, such as ``serving.enabled``.
+        stacks: names or patterns of the stacks that are wanted; what they depend on comes along.
+    """
     overrides = [argument for key, value in (settings or {}).items() for argument in ("--context", f"{key}={value}")]
-    command = [str(_cdk(root)), "deploy", "--all", "--require-approval", "never", "--progress", "events"]
+    command = [str(_cdk(root)), "deploy", *stacks, "--require-approval", "never", "--progress", "events"]
     _run([*command, "--context", f"stage={stage}", *overrides, "--output", "cdk.out/local"], root, cloud)
 
 

@@ -42,13 +42,7 @@ def register(stage: Stage, model: str, *, approve: bool) -> str:
     Raises:
         OperationError: when there is no such model.
     """
-    from ko_reranker.models import ModelNotFoundError, resolve_model
-
-    try:
-        folder = resolve_model(model)
-    except ModelNotFoundError as error:
-        raise OperationError(str(error)) from None
-    uri = _upload(stage, folder, model)
+    uri = _own(stage, model) or _copied(stage, model)
     container = {
         "Image": stage.output("ImageUri"),
         "ModelDataSource": {"S3DataSource": {"S3Uri": uri, "S3DataType": "S3Prefix", "CompressionType": "None"}},
@@ -65,6 +59,27 @@ def register(stage: Stage, model: str, *, approve: bool) -> str:
         CustomerMetadataProperties={"source": model[:256], "golden": "none"},
     )
     return answer["ModelPackageArn"]
+
+
+def _own(stage: Stage, model: str) -> str | None:
+    """The S3 URI of a model that lies among the stage's own, where a training left it; None of any other."""
+    bucket = stage.output("DataBucket")
+    if not model.startswith(f"s3://{bucket}/models/"):
+        return None
+    uri = model.rstrip("/") + "/"
+    key = uri.removeprefix(f"s3://{bucket}/") + "config.json"
+    if not stage.client("s3").list_objects_v2(Bucket=bucket, Prefix=key, MaxKeys=1).get("Contents"):
+        raise OperationError(f"there is no model at {uri}: it has no config.json")
+    return uri
+
+
+def _copied(stage: Stage, model: str) -> str:
+    from ko_reranker.models import ModelNotFoundError, resolve_model
+
+    try:
+        return _upload(stage, resolve_model(model), model)
+    except ModelNotFoundError as error:
+        raise OperationError(str(error)) from None
 
 
 def _upload(stage: Stage, folder: Path, model: str) -> str:

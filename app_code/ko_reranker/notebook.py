@@ -1,0 +1,172 @@
+"""Train from a notebook with the SageMaker Python SDK (extra `sagemaker`): the very job that the state machine starts.
+
+    from ko_reranker import notebook
+
+    job = notebook.train("dev", "20260101-120000-ab12", hyperparameters={"epochs": 2})
+    job.model_artifacts.s3_model_artifacts
+
+What the job is made of stands in one place, the deployed state machine: its function checks the fields, its state `Train` is
+the request. The SDK's `ModelTrainer` writes a request of its own, and wants a role with more rights than a training job needs;
+`TrainingJob` sends this one.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import re
+import time
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ko_reranker.operations.errors import OperationError
+from ko_reranker.operations.project import Project
+from ko_reranker.operations.stage import Stage
+
+if TYPE_CHECKING:
+    from sagemaker.core.resources import TrainingJob
+
+_FORMAT = re.compile(r"States\.Format\((.*)\)")
+
+
+def train(
+    stage: str,
+    data: str,
+    *,
+    name: str | None = None,
+    recipe: str | None = None,
+    base_model: str | None = None,
+    hyperparameters: Mapping[str, object] | None = None,
+    instance_type: str | None = None,
+    instance_count: int | None = None,
+    use_spot: bool | None = None,
+    follow: bool = True,
+    project: Path | None = None,
+) -> TrainingJob:
+    """Start a training job of a stage and follow its log to its end.
+
+    Fields that are left out are the stage's, as they are for the state machine.
+
+    Args:
+        stage: local, dev or prod. For local the process needs the local cloud's variables (`ko-reranker local env`).
+        data: an earlier run, whose records are trained on again (the mined ones, if it mined); or an ``s3://`` prefix of the
+            stage's data bucket with train.jsonl, below runs/ or models/, where the job may read.
+        name: the run's name, under which checkpoints and model are kept; None makes one up from the time.
+        hyperparameters: fields of the recipe that are to be others.
+        follow: print the log until the job ends; without, only start it.
+        project: a folder of the checkout; None starts looking in the working directory.
+
+    Returns:
+        The SDK's resource of the job, whose ``model_artifacts.s3_model_artifacts`` `ko-reranker models register` takes.
+
+    Raises:
+        OperationError: there is no such stage or data, a field is wrong, or the SDK isn't there.
+    """
+    target = Stage.connect(stage, Project.find(project))
+    _check_environment(target)
+    fields = {
+        "recipe": recipe,
+        "base_model": base_model,
+        "hyperparameters": dict(hyperparameters) if hyperparameters is not None else None,
+        "instance_type": instance_type,
+        "instance_count": instance_count,
+        "use_spot": use_spot,
+    }
+    name = name or f"notebook-{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:4]}"
+    given = {key: value for key, value in fields.items() if value is not None}
+    return _start(target, training_request(target, data, name, given), follow)
+
+
+def training_request(stage: Stage, data: str, name: str, fields: Mapping[str, object]) -> dict[str, Any]:
+    """Return the request of CreateTrainingJob that the stage's state machine would make for a run of this name.
+
+    Args:
+        data: as for `train`.
+        fields: of the execution input.
+
+    Raises:
+        OperationError: naming the field or the data that is wrong.
+    """
+    machine = stage.client("stepfunctions").describe_state_machine(stateMachineArn=stage.output("RetrainStateMachine"))
+    states = json.loads(machine["definition"])["States"]
+    answer = stage.client("lambda").invoke(
+        FunctionName=states["Check the input"]["Resource"], Payload=json.dumps({"input": fields, "execution": name}).encode()
+    )
+    request = json.loads(answer["Payload"].read())
+    if "FunctionError" in answer:
+        raise OperationError(request.get("errorMessage", "the input could not be checked"))
+    values = {
+        "$": {"request": request, "training_data": {"uri": _data_uri(stage, data)}},
+        "$$": {"Execution": {"RedriveCount": 0}, "State": {"RetryCount": 0}},
+    }
+    return _filled_in(states["Train"]["Parameters"], values)
+
+
+def _data_uri(stage: Stage, data: str) -> str:
+    if data.startswith("s3://"):
+        return data.rstrip("/") + "/"
+    bucket, s3 = stage.output("DataBucket"), stage.client("s3")
+    for folder in ("mined", "dataset"):
+        prefix = f"runs/{data}/{folder}/"
+        if s3.list_objects_v2(Bucket=bucket, Prefix=f"{prefix}train.jsonl", MaxKeys=1).get("Contents"):
+            return f"s3://{bucket}/{prefix}"
+    raise OperationError(
+        f"the run {data!r} has no dataset under s3://{bucket}/runs/{data}/: name another run, or an s3:// prefix"
+    )
+
+
+def _filled_in(template: Any, values: Mapping[str, Any]) -> Any:
+    """A state's parameters as Step Functions fills them in: a key that ends in ``.$`` has a path or a States.Format."""
+    if isinstance(template, dict):
+        return {
+            key.removesuffix(".$"): _evaluated(value, values) if key.endswith(".$") else _filled_in(value, values)
+            for key, value in template.items()
+        }
+    return [_filled_in(item, values) for item in template] if isinstance(template, list) else template
+
+
+def _evaluated(expression: str, values: Mapping[str, Any]) -> Any:
+    formatted = _FORMAT.fullmatch(expression)
+    if formatted:
+        text, *paths = next(csv.reader([formatted[1]], quotechar="'", skipinitialspace=True))
+        return text.format(*(_evaluated(path, values) for path in paths))
+    try:
+        root, *keys = expression.split(".")
+        found = values[root]
+        for key in keys:
+            found = found[key]
+    except KeyError:
+        raise OperationError(
+            f"the deployed state machine trains with {expression}, which this version of ko-reranker doesn't know: use the one "
+            "that the stage was deployed with"
+        ) from None
+    return found
+
+
+def _check_environment(stage: Stage) -> None:
+    """The SDK makes clients of its own, which look to the environment for the local cloud and its credentials."""
+    if stage.name == "local" and os.environ.get("AWS_ENDPOINT_URL") != stage.client("s3").meta.endpoint_url:
+        raise OperationError(
+            'the SageMaker SDK finds the local cloud by its variables: first, in a shell, eval "$(ko-reranker local env)"'
+        )
+
+
+def _start(stage: Stage, request: Mapping[str, Any], follow: bool) -> TrainingJob:
+    import boto3
+
+    try:
+        from sagemaker.core.resources import TrainingJob
+        from sagemaker.core.utils.code_injection.codec import transform
+        from sagemaker.core.utils.logs import CloudWatchLogsClient
+    except ImportError:
+        raise OperationError("the SageMaker SDK isn't installed: pip install 'ko-reranker[sagemaker]'") from None
+    session = boto3.session.Session(region_name=stage.region)
+    # What follows the log would make one of the default session, and find nothing when the stage lies in another region.
+    CloudWatchLogsClient.client = stage.client("logs")
+    job = TrainingJob.create(session=session, region=stage.region, **transform(request, "CreateTrainingJobRequest"))
+    if follow:
+        job.wait(logs=True)
+    return job
