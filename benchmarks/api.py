@@ -1,61 +1,97 @@
-"""The rerank function: CPU at a cold start, and what it adds to a warm request.
+"""The rerank function: CPU at a cold start, what it adds to a warm request, and whole requests through the local cloud.
 
     make bench-api
 
-Each start is a process of its own without site-packages, as Lambda's is. A warm request is a whole API Gateway event to a whole
-proxy response; what stands behind the endpoint is an HTTP server on this machine that answers with ready-made logits. Its time,
-measured by sending it the very same bodies with nothing around, is taken off.
+Each start is a process of its own without site-packages, as Lambda's is, from a copy of the bundle with and without byte code.
+A warm request is a whole API Gateway event to a whole proxy response; what stands behind the endpoint is an HTTP server on this
+machine that answers with ready-made logits. Its time, measured by sending it the very same bodies with nothing around, is taken
+off. The last figures are requests over HTTP to the deployed local stage with its demonstration model, authorizer and key store
+included; before each cold one both functions lose their processes. They show no network, no TLS and no starting of Lambda's
+own machines.
 """
 
 from __future__ import annotations
 
+import compileall
 import importlib
 import json
 import os
 import platform
+import shutil
+import socket
 import statistics
 import subprocess
 import sys
+import tempfile
 import threading
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+
+import httpx
+
+from ko_reranker.local.cloud import LocalCloud
+from ko_reranker.operations import deploying
+from ko_reranker.operations.project import Project
+from ko_reranker.operations.stage import Stage
 
 ROOT = Path(__file__).resolve().parents[1]
 FUNCTION = ROOT / "lambda" / "rerank"
 RESULT = ROOT / "benchmarks" / "results" / "api.json"
 SIZES = (1, 50, 1000)
 STARTS, REQUESTS = 15, 60
+# Documents of a request through the whole stage, and requests: warm ones, and cold ones that each begin with new processes.
+STAGE_SIZE, WARM_REQUESTS, COLD_REQUESTS = 50, 60, 7
 PASSAGE = "어텐션 마스크는 모델이 채움 토큰을 보지 않게 합니다. " * 6  # some 190 characters, as Korean passages have
 
-_IMPORT = "import sys, time; sys.path[:0] = {paths!r}; import {module}; print(time.process_time())"
+# Written nowhere: a process that starts must not help the next one.
+_IMPORT = (
+    "import sys, time; sys.dont_write_bytecode = True; sys.path[:0] = {paths!r}; import {module}; print(time.process_time())"
+)
 
 
 def main() -> None:
     """Measure, print a table, and write the result."""
     figures: dict[str, Any] = {}
-    bare = _cpu("json")
-    figures["init_cpu_ms"] = round(_cpu("handler") - bare, 1)
-    figures["boto3_client_init_cpu_ms"] = round(_cpu("boto3", "boto3.client('sagemaker-runtime', region_name='r')") - bare, 1)
-    figures["authorizer_init_cpu_ms"] = round(_cpu("handler", folder=ROOT / "lambda" / "authorizer") - bare, 1)
+    bare = _cpu("json", [])
+    with tempfile.TemporaryDirectory() as folder:
+        bundle, authorizer = _copy(Path(folder), "rerank", "protocol"), _copy(Path(folder), "authorizer")
+        without = _cpu("handler", [bundle])
+        compileall.compile_dir(folder, quiet=1)
+        figures["init_cpu_ms"] = round(_cpu("handler", [bundle]) - bare, 1)
+        figures["init_without_byte_code_cpu_ms"] = round(without - bare, 1)
+        figures["authorizer_init_cpu_ms"] = round(_cpu("handler", [authorizer]) - bare, 1)
+    site = next(Path(path) for path in sys.path if path.endswith("site-packages"))
+    boto3 = _cpu("boto3", [site], "boto3.client('sagemaker-runtime', region_name='r')")
+    figures["boto3_client_init_cpu_ms"] = round(boto3 - bare, 1)
     figures["warm_overhead_ms"] = {str(size): _warm(size) for size in SIZES}
+    figures |= _through_the_stage()
     versions = {"python": platform.python_version()}
     machine = f"{platform.machine()}, {os.cpu_count()} CPUs"
     result = {"machine": machine, "date": datetime.now(UTC).date().isoformat(), "versions": versions, "figures": figures}
     RESULT.write_text(json.dumps({**result, "ratios": {}}, indent=2) + "\n")
-    print(f"init, CPU      {figures['init_cpu_ms']:7.1f} ms   (boto3 alone: {figures['boto3_client_init_cpu_ms']:.1f})")
-    print(f"authorizer     {figures['authorizer_init_cpu_ms']:7.1f} ms")
-    for size, milliseconds in figures["warm_overhead_ms"].items():
-        print(f"{size:>5} documents{milliseconds:7.2f} ms over the endpoint's own time")
+    for name, value in figures.items():
+        for size, milliseconds in value.items() if isinstance(value, dict) else [("", value)]:
+            print(f"{f'{name} {size}':<36}{milliseconds:9.2f}")
 
 
-def _cpu(module: str, more: str = "pass", folder: Path = FUNCTION) -> float:
+def _copy(folder: Path, function: str, *library: str) -> Path:
+    """Copy a function and its part of the library as the CDK bundles them, without byte code."""
+    clean = shutil.ignore_patterns("__pycache__")
+    bundle = shutil.copytree(ROOT / "lambda" / function, folder / function, ignore=clean)
+    package = ROOT / "app_code" / "ko_reranker"
+    for part in library:
+        shutil.copytree(package / part, bundle / "ko_reranker" / part, ignore=clean)
+        shutil.copy(package / "__init__.py", bundle / "ko_reranker")
+    return bundle
+
+
+def _cpu(module: str, paths: list[Path], more: str = "pass") -> float:
     """Return the median CPU of a process that imports a module, in milliseconds."""
-    site = next(path for path in sys.path if path.endswith("site-packages"))
-    paths = [str(folder), str(ROOT / "app_code"), *([site] if module == "boto3" else [])]
-    program = _IMPORT.format(paths=paths, module=module).replace("; print", f"; {more}; print")
+    program = _IMPORT.format(paths=[str(path) for path in paths], module=module).replace("; print", f"; {more}; print")
     environment = {**os.environ, "ENDPOINT_NAME": "e", "AWS_REGION": "ap-northeast-2"}
     taken = []
     for _ in range(STARTS):
@@ -102,6 +138,58 @@ def _warm(size: int) -> float:
         finally:
             sys.stdout = screen
     return round((statistics.median(whole) - statistics.median(inner)) * 1000, 2)
+
+
+def _through_the_stage() -> dict[str, float]:
+    """Return milliseconds of warm and cold requests to a local stage that is deployed for this and taken away again."""
+    with tempfile.TemporaryDirectory() as folder, LocalCloud(Path(folder), _free_port(), _free_port()) as cloud:
+        stage = deploying.deploy_local_stage(Project.find(ROOT), cloud)
+        documents = [f"{place} {PASSAGE}" for place in range(STAGE_SIZE)]
+        runtime, endpoint = cloud.client("sagemaker-runtime"), stage.output("EndpointName")
+        content = json.dumps({"query": "질문", "documents": documents, "top_n": 10}, ensure_ascii=False)
+
+        def asked_of_the_endpoint() -> None:
+            answer = runtime.invoke_endpoint(EndpointName=endpoint, ContentType="application/json", Body=content.encode())
+            answer["Body"].read()
+
+        with httpx.Client(base_url=stage.api_url, headers={"x-api-key": stage.api_key}, timeout=60) as client:
+
+            def asked() -> None:
+                client.post("/v2/rerank", content=content, headers={"Content-Type": "application/json"}).raise_for_status()
+
+            asked()
+            warm = _median(asked, WARM_REQUESTS)
+            own = _median(asked_of_the_endpoint, WARM_REQUESTS)
+            cold = _median(asked, COLD_REQUESTS, before=lambda: _forget_processes(stage))
+    return {"stage_warm_ms": warm, "stage_endpoint_alone_ms": own, "stage_cold_ms": cold}
+
+
+def _forget_processes(stage: Stage) -> None:
+    """Make the next request start the functions anew, as on AWS: a changed configuration has no processes yet."""
+    functions = stage.client("lambda")
+    resources = stage.client("cloudformation").list_stack_resources(StackName=f"{stage.prefix}-api")
+    for item in resources["StackResourceSummaries"]:
+        if item["ResourceType"] == "AWS::Lambda::Function":
+            name = item["PhysicalResourceId"]
+            variables = functions.get_function_configuration(FunctionName=name).get("Environment", {}).get("Variables", {})
+            changed = {**variables, "COLD_START": str(time.time_ns())}
+            functions.update_function_configuration(FunctionName=name, Environment={"Variables": changed})
+            functions.get_waiter("function_updated_v2").wait(FunctionName=name, WaiterConfig={"Delay": 1})
+
+
+def _median(act: Callable[[], None], times: int, before: Callable[[], None] = lambda: None) -> float:
+    taken = []
+    for _ in range(times):
+        before()
+        began = time.perf_counter()
+        act()
+        taken.append(time.perf_counter() - began)
+    return round(statistics.median(taken) * 1000, 1)
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return probe.getsockname()[1]
 
 
 class _Server:

@@ -9,7 +9,7 @@ from aws_cdk import aws_apigateway as apigateway
 from ko_reranker.protocol import ProtocolError
 
 _KINDS = apigateway.ResponseType
-_TOO_LARGE = "the body is over the limit of 6 MB, in which escaped Korean takes six bytes a character: send fewer documents"
+_TOO_LARGE = "the body is over the limit of 6 MB, in which escaped Korean takes 7 bytes a character: send fewer documents"
 
 _ERRORS = {
     "InvalidKey": (_KINDS.INVALID_API_KEY, ProtocolError(401, "unknown API key, or one that is switched off")),

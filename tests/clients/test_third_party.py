@@ -83,14 +83,17 @@ def test_haystack_tei(url, key, expected):
         ("huggingface", ""),
         ("voyage", ""),
         ("voyage", "/v1"),
+        ("infinity", ""),
         ("infinity", "/infinity"),
     ],
 )
 def test_litellm(url, key, expected, provider, path, asynchronous):
     asked = {"model": f"{provider}/any", "query": QUERY, "documents": DOCUMENTS, "top_n": 3}
-    asked |= {"api_key": key, "api_base": url + path, "return_documents": True}
+    asked |= {"api_key": key, "api_base": url + path, "return_documents": (provider, path) != ("infinity", "")}
     answer = asyncio.run(litellm.arerank(**asked)) if asynchronous else litellm.rerank(**asked)
     assert [item["index"] for item in answer.results] == expected
+    if asked["return_documents"]:
+        assert [item["document"]["text"] for item in answer.results] == texts(expected)
 
 
 def test_voyageai(url, key, expected, scores):
