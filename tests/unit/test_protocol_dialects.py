@@ -107,6 +107,31 @@ def test_under_infinity_documents_are_plain_strings():
     assert (said["object"], said["results"][0]["document"]) == ("rerank", "다")
 
 
+@pytest.mark.parametrize(
+    ("field", "value", "object_", "document"),
+    [("top_k", 1, "list", "가"), ("truncation", True, "list", "가"), ("top_n", 1, "rerank", {"text": "가", "id": 7})],
+)
+def test_voyage_style_callers_get_a_list_of_plain_documents(field, value, object_, document):
+    body = {"query": QUERY, "documents": [{"text": "가", "id": 7}], "return_documents": True, field: value}
+    said = ask(body, (1.0,), path="/v1/rerank")
+    assert (said["object"], said["results"][0]["document"]) == (object_, document)
+    assert said["data"] == said["results"]
+
+
+@pytest.mark.parametrize(
+    ("body", "read"),
+    [
+        ({"query": QUERY, "texts": ["가"], "raw_scores": True}, lambda said: said[0]["score"]),
+        ({"query": QUERY, "input": ["가"], "raw_scores": True}, lambda said: said["data"][0]["score"]),
+        ({"query": QUERY, "documents": ["가"], "raw_scores": True}, lambda said: said["results"][0]["relevance_score"]),
+        ({"text_1": QUERY, "text_2": ["가"], "raw_scores": True}, lambda said: said["data"][0]["score"]),
+        ({"inputs": [[QUERY, "가"]], "parameters": {"function_to_apply": "none"}}, lambda said: said[0]["score"]),
+    ],
+)
+def test_raw_logits_come_on_demand(body, read):
+    assert read(ask(body, (-11.25,))) == -11.25
+
+
 def test_the_best_stand_at_both_ends_where_that_is_asked():
     assert lost_in_the_middle([1, 2, 3, 4, 5, 6]) == [1, 3, 5, 6, 4, 2]
     values = (5.0, 4.0, 3.0, 2.0, 1.0)
