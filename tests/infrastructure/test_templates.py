@@ -149,6 +149,34 @@ def test_endpoint_and_scaling_come_with_serving_and_not_without(prod: Templates,
             assert not {"ModelName", "EndpointConfigName"} & set(item["Properties"]), "a physical name could not be replaced"
 
 
+def test_an_update_shifts_one_instance_first_and_goes_back_on_the_endpoints_own_alarms(prod: Templates) -> None:
+    states = dict(machines(prod["serving"]))["deploy"]["States"]
+    rollout = states["Update the endpoint"]["Parameters"]["DeploymentConfig"]
+    routing = rollout["BlueGreenUpdatePolicy"]["TrafficRoutingConfiguration"]
+    assert (routing["Type"], routing["CanarySize"]) == ("CANARY", {"Type": "INSTANCE_COUNT", "Value": 1})
+    watched = {alarm["AlarmName"] for alarm in rollout["AutoRollbackConfiguration"]["Alarms"]}
+    alarms = [item["Properties"] for _, item in resources(prod, "AWS::CloudWatch::Alarm")]
+    assert watched == {alarm["AlarmName"] for alarm in alarms if alarm["Namespace"] == "AWS/SageMaker"}
+    for alarm in alarms:
+        if alarm["AlarmName"] in watched:
+            assert {"Name": "EndpointName", "Value": "ko-reranker-prod"} in alarm["Dimensions"]
+    # What CloudFormation changes rolls out as carefully.
+    [(_, endpoint)] = resources(prod, "AWS::SageMaker::Endpoint")
+    assert endpoint["Properties"]["DeploymentConfig"] == rollout
+    # The way back asks no alarm: the failed model may have set it off.
+    assert "DeploymentConfig" not in states["Put the old model back"]["Parameters"]
+
+
+def test_a_package_says_what_it_comes_from_where_nothing_expires(prod: Templates) -> None:
+    states = dict(machines(prod["pipeline"]))["retrain"]["States"]
+    for name in ("Register as approved", "Register for approval", "Register as rejected"):
+        package = states[name]["Parameters"]
+        assert package["MetadataProperties"] == {"GeneratedBy.$": "$.training.arn"}
+        places = [package["ModelMetrics"]["ModelQuality"]["Statistics"]["S3Uri.$"]]
+        places += [package["CustomerMetadataProperties"][f"{key}.$"] for key in ("golden", "manifest", "run_card")]
+        assert not [place for place in places if "runs/" in json.dumps(place)]
+
+
 def test_the_live_model_is_read_at_deploy_time_from_the_parameter_that_the_data_stack_keeps(prod: Templates) -> None:
     parameters = prod["serving"]["Parameters"].values()
     live = [p for p in parameters if p.get("Default") == "/ko-reranker/prod/live-model"]

@@ -471,6 +471,35 @@ def _answers(cloud: LocalCloud, name: str, reraise: bool = False) -> dict[str, A
         return None
 
 
+def test_an_alarm_during_a_canary_brings_the_old_model_back(cloud: LocalCloud) -> None:
+    sagemaker, cloudwatch = cloud.client("sagemaker"), cloud.client("cloudwatch")
+    for name in ("calm", "noisy"):
+        deploy_model(cloud, name)
+        variant = {"VariantName": "main", "ModelName": name, "InstanceType": "ml.g5.xlarge", "InitialInstanceCount": 2}
+        sagemaker.create_endpoint_config(EndpointConfigName=f"two-{name}", ProductionVariants=[variant])
+    sagemaker.create_endpoint(EndpointName="watched", EndpointConfigName="two-calm")
+    assert settled(cloud, "watched")["EndpointStatus"] == "InService"
+    metric = {"Namespace": "AWS/SageMaker", "MetricName": "Invocation5XXErrors", "Statistic": "Sum", "Period": 60}
+    bounds = {"Threshold": 3, "ComparisonOperator": "GreaterThanThreshold", "EvaluationPeriods": 1}
+    cloudwatch.put_metric_alarm(AlarmName="watched-errors", TreatMissingData="notBreaching", **metric, **bounds)
+    canary = {"Type": "CANARY", "CanarySize": {"Type": "INSTANCE_COUNT", "Value": 1}, "WaitIntervalInSeconds": 60}
+    sagemaker.update_endpoint(
+        EndpointName="watched",
+        EndpointConfigName="two-noisy",
+        DeploymentConfig={
+            "BlueGreenUpdatePolicy": {"TrafficRoutingConfiguration": canary},
+            "AutoRollbackConfiguration": {"Alarms": [{"AlarmName": "watched-errors"}]},
+        },
+    )
+    eventually(lambda: ask(cloud, "watched")["reply"] == "noisy")  # the canary's share of the traffic
+    cloudwatch.set_alarm_state(AlarmName="watched-errors", StateValue="ALARM", StateReason="test")
+    endpoint = settled(cloud, "watched")
+    assert (endpoint["EndpointStatus"], endpoint["EndpointConfigName"]) == ("InService", "two-calm")
+    assert "watched-errors" in endpoint["FailureReason"]
+    assert {ask(cloud, "watched")["reply"] for _ in range(10)} == {"calm"}
+    sagemaker.delete_endpoint(EndpointName="watched")
+
+
 def test_an_endpoint_whose_first_model_is_bad_fails(cloud: LocalCloud) -> None:
     sagemaker = cloud.client("sagemaker")
     if not any(m["ModelName"] == "broken" for m in sagemaker.list_models(MaxResults=100)["Models"]):
