@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import importlib
+import io
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -86,7 +87,8 @@ class PublicApi:
             "isBase64Encoded": encoded,
             "requestContext": {"requestId": "a1b2", "stage": "api"},
         }
-        return self._answer(event)
+        with contextlib.redirect_stdout(io.StringIO()):  # the function's log
+            return self._answer(event)
 
 
 @contextlib.contextmanager

@@ -102,7 +102,8 @@ def rerank(
 ) -> None:
     """Rerank documents through a stage's HTTPS API."""
     text = documents.read_text(encoding="utf-8") if documents else sys.stdin.read()
-    lines = [line for line in text.splitlines() if line.strip()]
+    # Lines end where a file's lines end: splitlines() would cut at U+2028, too, which JSON may hold as it is.
+    lines = [line for line in text.split("\n") if line.strip()]
     found = [_document(line) for line in lines]
     if not found:
         raise OperationError("there are no documents: give a file with one a line, or pipe them in")
