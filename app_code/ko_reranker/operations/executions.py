@@ -26,6 +26,8 @@ _FINDINGS: dict[str, str] = {
     "Read the evaluation": "{gate[message]}",
     "Register as approved": "{package[arn]}",
     "Register for approval": "{package[arn]}",
+    "Register as rejected": "{package[arn]}",
+    "Smoke test": "{smoke_test[queries]} golden queries, scores at most {smoke_test[max_difference]} off",
 }
 _TRAINING_LOG = "/aws/sagemaker/TrainingJobs"
 # States that only steer say nothing a reader wants.
