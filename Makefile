@@ -10,7 +10,7 @@ DATA ?=
 LANG_IN ?=
 ONCE ?=
 STAGE ?= prod
-# Setting of `make bench-engine`: cuda measures on a GPU.
+# Setting of `make bench-engine` and `make bench-training`: cuda measures on a GPU.
 DEVICE ?=
 
 VENV := .venv
@@ -26,7 +26,7 @@ else
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-slow test-clients test-sagemaker bench-api bench-engine bench-serving synth lint clean bench-pipeline
+.PHONY: help setup run test test-slow test-clients test-sagemaker bench-api bench-engine bench-serving bench-training synth lint clean bench-pipeline
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 16
@@ -83,6 +83,9 @@ bench-engine: setup $(PEERS)  ## scoring 50 documents beside FlagEmbedding, sent
 
 bench-serving: setup $(PEERS)  ## 16 clients against our server and Infinity's
 	$(BIN)/python -m benchmarks.serving
+
+bench-training: setup $(VENV)-peers-transformers/.ready  ## fine-tuning beside FlagEmbedding's and sentence-transformers' trainers (DEVICE=cuda: ours)
+	$(BIN)/python -m benchmarks.training $(if $(DEVICE),--device $(DEVICE))
 
 bench-pipeline: setup  ## 500,000 records through plan, translate and join (10 minutes, 4 GB of disk)
 	$(BIN)/python -m benchmarks.pipeline

@@ -3,7 +3,8 @@
     .venv-peers-transformers/bin/python benchmarks/peers/training.py JOB.json
 
 Reads the job (trainer, loss, micro_batch, batch, steps, model, records, threads, gradient) and prints one JSON line: the
-CPU-seconds of each optimiser step, from the end of the one before it, data loading included.
+CPU-seconds of each optimiser step, from the end of the one before it, data loading included. A job without a trainer has model
+and pairs instead: the scores that both libraries' rerankers give the pairs are printed.
 """
 
 from __future__ import annotations
@@ -130,10 +131,26 @@ def sentence_transformers(job: dict[str, Any], clock: Clock, folder: str) -> Non
     trainer.train()
 
 
+def scores(job: dict[str, Any]) -> dict[str, list[float]]:
+    """Return the logits of some pairs, from a folder that each library loads as any cross-encoder."""
+    from FlagEmbedding import FlagReranker
+    from sentence_transformers import CrossEncoder
+
+    one = FlagReranker(job["model"], use_fp16=False, devices="cpu", max_length=job["max_length"])
+    other = CrossEncoder(job["model"], device="cpu", max_length=job["max_length"])
+    return {
+        "flagembedding": [float(score) for score in one.compute_score(job["pairs"])],
+        "sentence-transformers": other.predict(job["pairs"], activation_fn=torch.nn.Identity()).tolist(),
+    }
+
+
 def main() -> None:
     warnings.filterwarnings("ignore")
     job = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
     torch.set_num_threads(job["threads"])
+    if "trainer" not in job:
+        print(json.dumps(scores(job)), flush=True)
+        return
     clock = Clock(job["gradient"])
     trainers = {"flagembedding": flagembedding, "sentence-transformers": sentence_transformers}
     with tempfile.TemporaryDirectory() as folder:
