@@ -105,7 +105,7 @@ class Training(_Section):
 class Requirement(_Section):
     """What is asked of a candidate against one row of the evaluation, by their paired difference query by query."""
 
-    demand: Literal["not_below", "above", "clearly_above"]
+    demand: Literal["nothing", "not_below", "above", "clearly_above"]
     """not_below: not worse beyond noise, the 95 % interval's upper end reaches the margin; above: the mean exceeds it;
     clearly_above: the interval's lower end does."""
     margin: float = Field(0.0, ge=-1, le=1)
@@ -113,18 +113,23 @@ class Requirement(_Section):
 
 
 class MustBeat(_Section):
-    """The gate: null asks for nothing, and so does a row that isn't there, such as deployed before the first release."""
+    """The gate. A row that isn't there, such as deployed before the first release, asks for nothing."""
 
-    none: Requirement | None = None
+    none: Requirement
     """No reranker: BM25."""
-    base: Requirement | None = None
+    base: Requirement
     """The model that the training started from."""
-    deployed: Requirement | None = None
+    deployed: Requirement
     """The model that is live."""
+
+    @property
+    def asked(self) -> dict[str, dict[str, Any]]:
+        """What is asked, by row; rows that need not be beaten are left out."""
+        return {name: asked for name, asked in self.model_dump().items() if asked["demand"] != "nothing"}
 
     @model_validator(mode="after")
     def _something(self) -> MustBeat:
-        if not (self.none or self.base or self.deployed):
+        if not self.asked:
             raise ValueError("one of none, base and deployed must be asked for something")
         return self
 

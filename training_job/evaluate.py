@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ from ko_reranker.evaluation.questions import TestSet, TestSetError, read_test_se
 from ko_reranker.evaluation.report import render_report
 from ko_reranker.models import ModelNotFoundError
 from ko_reranker.rankers import RankerError, load_ranker
+from ko_reranker.text import normalise
 from training_job.mine import write_json
 
 # Addresses of rows that are no model: the two BM25s, on the candidates that the first stage found.
@@ -112,7 +114,8 @@ def evaluate(test_set: TestSet, settings: EvaluationSettings) -> tuple[dict[str,
     for name, address in settings.models.items():
         # The same model twice, such as a deployed base, is scored once.
         if address not in done:
-            done[address] = run_row(_scorer(name, address, test_set, settings), sets, _Progress(name, len(sets)))
+            with _scorer(name, address, test_set, settings) as scorer:
+                done[address] = run_row(scorer, sets, _Progress(name, len(sets)))
         rows[name] = _told(name, done[address])
     if settings.fuse is not None:
         for name in [name for name, address in settings.models.items() if address not in BM25_ADDRESSES]:
@@ -137,20 +140,26 @@ def _thinned(test_set: TestSet, count: int) -> TestSet:
     return TestSet([questions[place] for place in places], test_set.passages)
 
 
-def _scorer(name: str, address: str, test_set: TestSet, settings: EvaluationSettings) -> Scorer:
+@contextmanager
+def _scorer(name: str, address: str, test_set: TestSet, settings: EvaluationSettings) -> Iterator[Scorer]:
     if address in BM25_ADDRESSES:
         bm25 = Bm25(test_set.passages, terms=BM25_ADDRESSES[address], workers=os.cpu_count() or 1)
-        return lambda query, documents: (bm25.score(query, documents), 0)
+        yield lambda query, documents: (bm25.score(query, documents), 0)
+        return
     try:
         ranker = load_ranker(address, **settings.load)
     except (ModelNotFoundError, RankerError) as error:
         raise JobError(f"The {name} model: {error}") from error
 
     def score(query: str, documents: Sequence[str]) -> tuple[np.ndarray, int]:
-        scored = ranker.score_detailed(query, documents)
+        # As the endpoint does: what is evaluated is what is served.
+        scored = ranker.score_detailed(normalise(query), [normalise(document) for document in documents])
         return scored.logits, int(scored.tokens.sum())
 
-    return score
+    try:
+        yield score
+    finally:
+        ranker.close()
 
 
 class _Progress:

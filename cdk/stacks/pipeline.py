@@ -98,7 +98,7 @@ class PipelineStack(cdk.Stack):
                 environment={
                     **bucket,
                     "GATE_METRIC": settings.evaluation.metric,
-                    "GATE_MUST_BEAT": settings.evaluation.must_beat.model_dump_json(exclude_none=True),
+                    "GATE_MUST_BEAT": json.dumps(settings.evaluation.must_beat.asked),
                     "GATE_MIN_QUERIES": str(settings.evaluation.min_queries),
                 },
             ),

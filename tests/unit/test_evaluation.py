@@ -230,10 +230,8 @@ def test_prods_gate_refuses_the_tiny_model_and_says_why(job) -> None:
     context = json.loads((Path(__file__).parents[2] / "cdk.json").read_text(encoding="utf-8"))["context"]
     evaluation = load_settings({**context, "stage": "prod"}).evaluation
     decision = load("gate", "decision")
-    asked = json.loads(evaluation.must_beat.model_dump_json(exclude_none=True))
-    gate = decision.Gate(
-        evaluation.metric, {name: decision.Requirement(**values) for name, values in asked.items()}, evaluation.min_queries
-    )
+    asked = {name: decision.Requirement(**values) for name, values in evaluation.must_beat.asked.items()}
+    gate = decision.Gate(evaluation.metric, asked, evaluation.min_queries)
     result = decision.decide(json.loads((folders.output / "metrics.json").read_text(encoding="utf-8")), gate)
     assert not result["passed"]
     assert "It had to be not below no reranker" in result["message"]

@@ -118,7 +118,7 @@ def evaluate(
                 "of your own, name it with --data"
             )
         live = None if deployed.lower() in ("", "none") else deployed
-        _print(evaluate_job(folders, settings(job_models(candidate, base, live))))
+        print_report(evaluate_job(folders, settings(job_models(candidate, base, live))))
 
     if not data:
         processing_job(base_dir, job)
@@ -138,7 +138,7 @@ def evaluate(
         raise OperationError(str(error)) from None
     except OSError as error:
         raise OperationError(f"the report can't be written: {error}") from None
-    _print(report)
+    print_report(report)
     Console(highlight=False, soft_wrap=True).print(f"Report: {folder / 'report.html'}")
 
 
@@ -154,7 +154,7 @@ def _named(models: list[str]) -> dict[str, str]:
     return named
 
 
-def _print(report: Mapping[str, Any]) -> None:
+def print_report(report: Mapping[str, Any]) -> None:
     """Print the content of report.json: figures only, no text of a query or passage."""
     from ko_reranker.evaluation.comparison import MAIN_METRICS
     from ko_reranker.evaluation.report import TITLES, difference, figure
