@@ -18,6 +18,7 @@ from ko_reranker.client import (
     RerankClient,
     ServerError,
     TimedOutError,
+    fuse,
 )
 from ko_reranker.client.retries import Retries
 from ko_reranker.protocol import ProtocolError, RerankResult, parse_request, render_response
@@ -153,3 +154,37 @@ def test_a_sagemaker_endpoint_is_asked_with_a_signature():
     assert request.headers["authorization"].startswith("AWS4-HMAC-SHA256 Credential=AKID/")
     assert request.headers["x-amz-security-token"] == "token"
     assert len(service.requests) == 2
+
+
+@pytest.mark.parametrize("options", [{}, {"raw_scores": True}, {"top_n": 2}, {"order": "lost_in_the_middle"}])
+def test_with_first_stage_scores_the_order_is_that_of_both_and_the_scores_stay_the_models(options):
+    documents, first_stage = ["가", "나", "다"], [9.0, 0.0, 3.0]  # the service's logits are 0, 1, 2
+    service = Service()
+    with service.client() as client:
+        plain = {
+            item.index: item.score for item in client.rerank("질문", documents, raw_scores=options.get("raw_scores", False))
+        }
+        found = client.rerank("질문", documents, first_stage_scores=first_stage, first_stage_weight=0.6, **options)
+    fused = fuse(first_stage, [0, 1, 2], weight=0.6)
+    best_first = sorted(range(3), key=lambda index: -fused[index])
+    expected = [best_first[0], best_first[2], best_first[1]] if "order" in options else best_first[: options.get("top_n")]
+    assert [item.index for item in found] == expected
+    assert [item.score for item in found] == pytest.approx([plain[index] for index in expected])
+    sent = json.loads(service.requests[-1].content)
+    assert sent["raw_scores"] is True and "top_n" not in sent and "order" not in sent
+
+
+def test_the_async_client_fuses_alike():
+    async def ask():
+        async with AsyncRerankClient("https://host", transport=httpx.MockTransport(Service())) as client:
+            return await client.rerank("질문", ["가", "나"], first_stage_scores=[5.0, 1.0], first_stage_weight=0.9)
+
+    assert [item.index for item in asyncio.run(ask())] == [0, 1]
+
+
+@pytest.mark.parametrize("wrong", [{"first_stage_scores": [1.0]}, {"first_stage_scores": [1.0, 2.0], "first_stage_weight": 2}])
+def test_first_stage_scores_that_do_not_fit_are_refused_before_anything_is_sent(wrong):
+    service = Service()
+    with service.client() as client, pytest.raises(ValueError, match=r"give one each|weight"):
+        client.rerank("질문", DOCUMENTS, **wrong)
+    assert not service.requests

@@ -7,6 +7,8 @@ with RerankClient("https://HOST", "KEY") as client:
         print(item.index, item.score)
 """
 
+from ko_reranker.fusion import fuse
+
 from .clients import AsyncRerankClient, RerankClient
 from .errors import (
     AuthenticationError,
@@ -33,4 +35,5 @@ __all__ = [
     "ServerError",
     "StatusError",
     "TimedOutError",
+    "fuse",
 ]

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, Self
 
 import httpx
 
 from .errors import ConnectionFailedError, RerankError, TimedOutError
+from .fusing import Fusion
 from .messages import Document, Ranking, read_answer, read_error, write_request
 from .retries import Retries
 from .signing import endpoint_target
@@ -75,8 +76,18 @@ class _Target:
         return wait
 
 
-def _options(given: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in given.items() if value is not None and value is not False}
+def _exchange(query: str, documents: Sequence[Document], given: Mapping[str, Any]) -> tuple[bytes, Callable[[bytes], Ranking]]:
+    """Return the body of a request, and what reads its answer."""
+    options = {name: given[name] for name in _OPTIONS if given[name] is not None and given[name] is not False}
+    first_stage = given["first_stage_scores"]
+    if first_stage is None:
+        return write_request(query, documents, options), lambda content: read_answer(content, documents)
+    if len(first_stage) != len(documents):
+        raise ValueError(f"{len(first_stage)} first_stage_scores for {len(documents)} documents: give one each")
+    fusion = Fusion(first_stage, given["first_stage_weight"], options)
+    return write_request(query, documents, fusion.request_options()), lambda content: fusion.rank(
+        read_answer(content, documents)
+    )
 
 
 class RerankClient(_Target):
@@ -115,6 +126,8 @@ class RerankClient(_Target):
         max_chunks_per_doc: int | None = None,
         raw_scores: bool = False,
         model: str | None = None,
+        first_stage_scores: Sequence[float] | None = None,
+        first_stage_weight: float = 0.5,
     ) -> Ranking:
         """Return the documents, the most relevant first.
 
@@ -127,13 +140,16 @@ class RerankClient(_Target):
             max_tokens_per_doc, max_chunks_per_doc: how much of a long document is read.
             raw_scores: logits instead of scores from 0 to 1.
             model: a name to be echoed.
+            first_stage_scores: of BM25 or the retriever, one per document, the higher the better: the order is then that of
+                both scores together (`ko_reranker.fusion.fuse`), which helps small models; the scores stay the model's.
+            first_stage_weight: theirs, 0 to 1.
 
         Raises:
+            ValueError: when ``first_stage_scores`` aren't one per document, or the weight is none.
             RerankError: when there is no answer, after the retries.
         """
         given = locals()
-        options = _options({name: given[name] for name in _OPTIONS})
-        content = write_request(query, documents, options)
+        content, read = _exchange(query, documents, given)
         attempt = 0
         while True:
             attempt += 1
@@ -143,7 +159,7 @@ class RerankClient(_Target):
                 time.sleep(self._next_wait(attempt, error))
                 continue
             if answer.status_code == 200:
-                return read_answer(answer.content, documents)
+                return read(answer.content)
             time.sleep(self._next_wait(attempt, answer))
 
     def close(self) -> None:
@@ -185,11 +201,12 @@ class AsyncRerankClient(_Target):
         max_chunks_per_doc: int | None = None,
         raw_scores: bool = False,
         model: str | None = None,
+        first_stage_scores: Sequence[float] | None = None,
+        first_stage_weight: float = 0.5,
     ) -> Ranking:
         """Return the documents, the most relevant first; see :meth:`RerankClient.rerank`."""
         given = locals()
-        options = _options({name: given[name] for name in _OPTIONS})
-        content = write_request(query, documents, options)
+        content, read = _exchange(query, documents, given)
         attempt = 0
         while True:
             attempt += 1
@@ -199,7 +216,7 @@ class AsyncRerankClient(_Target):
                 await asyncio.sleep(self._next_wait(attempt, error))
                 continue
             if answer.status_code == 200:
-                return read_answer(answer.content, documents)
+                return read(answer.content)
             await asyncio.sleep(self._next_wait(attempt, answer))
 
     async def aclose(self) -> None:

@@ -30,6 +30,10 @@ class KoReranker(BaseDocumentCompressor):
     order: Order = "relevance"
     """lost_in_the_middle puts the best first and last, for long prompts."""
     timeout: float = 30.0
+    first_stage_weight: float = 0.0
+    """Of the retriever's own score in the order, 0 to 1; 0 leaves it out. Around 0.5 helps small models."""
+    first_stage_key: str = "score"
+    """Where in a document's metadata the retriever's score stands, the higher the better."""
 
     def compress_documents(
         self, documents: Sequence[Document], query: str, callbacks: Callbacks | None = None
@@ -38,7 +42,7 @@ class KoReranker(BaseDocumentCompressor):
         if not documents:
             return []
         with RerankClient(self.base_url, self._key, timeout=self.timeout) as client:
-            ranking = client.rerank(query, [document.page_content for document in documents], **self._options)
+            ranking = client.rerank(query, [document.page_content for document in documents], **self._options(documents))
         return _chosen(documents, ranking)
 
     async def acompress_documents(
@@ -48,16 +52,24 @@ class KoReranker(BaseDocumentCompressor):
         if not documents:
             return []
         async with AsyncRerankClient(self.base_url, self._key, timeout=self.timeout) as client:
-            ranking = await client.rerank(query, [document.page_content for document in documents], **self._options)
+            ranking = await client.rerank(query, [document.page_content for document in documents], **self._options(documents))
         return _chosen(documents, ranking)
 
     @property
     def _key(self) -> str | None:
         return self.api_key.get_secret_value() if self.api_key else None
 
-    @property
-    def _options(self) -> dict[str, Any]:
-        return {"top_n": self.top_n, "order": self.order}
+    def _options(self, documents: Sequence[Document]) -> dict[str, Any]:
+        options: dict[str, Any] = {"top_n": self.top_n, "order": self.order}
+        if not self.first_stage_weight:
+            return options
+        scores = [document.metadata.get(self.first_stage_key) for document in documents]
+        if None in scores:
+            raise ValueError(
+                f"document {scores.index(None)} has no metadata[{self.first_stage_key!r}]: name the key of the retriever's "
+                "score, first_stage_key, or set first_stage_weight to 0"
+            )
+        return options | {"first_stage_scores": scores, "first_stage_weight": self.first_stage_weight}
 
 
 def _chosen(documents: Sequence[Document], ranking: Ranking) -> list[Document]:
