@@ -9,6 +9,7 @@ import numpy as np
 import schemathesis
 from hypothesis import HealthCheck, Phase, settings
 from jsonschema_rs import meta
+from model_free import ModelFreeRanker
 from public_api import KEY, PublicApi
 from starlette.types import Receive, Scope, Send
 
@@ -22,7 +23,7 @@ from ko_reranker.serving import create_app
 SEARCHED = "^(/v2/rerank|/v1/models|/models|/info|/health|/openapi.json)$"
 
 
-class Lengths:
+class Lengths(ModelFreeRanker):
     """A ranker without a model: the longer a document, the better."""
 
     max_length = 512
@@ -31,9 +32,6 @@ class Lengths:
     def score_detailed(self, query: str, documents: Sequence[str], **options: Any) -> Scored:
         lengths = np.array([len(document) for document in documents], dtype=np.int32)
         return Scored(lengths.astype(np.float32) - 4, lengths, lengths > 400, False, np.ones_like(lengths))
-
-    def close(self) -> None:
-        pass
 
 
 class FreshApp:

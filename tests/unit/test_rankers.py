@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from transformers import XLMRobertaConfig, XLMRobertaForSequenceClassification
 
+from ko_reranker.engine.forwards import padded_batches
 from ko_reranker.rankers import RankerError, load_ranker
 from ko_reranker.rankers.cross_encoder import CrossEncoder
-from ko_reranker.rankers.pairs import EncodedPair, PairEncoder, token_batches
+from ko_reranker.rankers.pairs import PairEncoder
 from ko_reranker.samples import tiny_model
 
 QUERY = "함수 오버로드를 해결하는 방법"
@@ -48,7 +49,7 @@ def test_no_documents_give_no_scores(ranker: CrossEncoder) -> None:
 
 
 def test_a_long_document_is_cut_and_reported_and_the_query_is_kept(ranker: CrossEncoder) -> None:
-    scored = ranker.score_detailed(QUERY, DOCUMENTS)
+    scored = ranker.score_detailed(QUERY, DOCUMENTS, max_chunks_per_doc=1)
     assert scored.truncated.tolist() == [index == 4 for index in range(len(DOCUMENTS))]
     assert scored.tokens[4] == ranker.max_length
     assert not scored.query_truncated
@@ -67,8 +68,7 @@ def test_a_query_longer_than_half_the_budget_leaves_room_for_the_document(ranker
 
 def test_batches_stay_within_the_budget_and_hold_every_pair_once() -> None:
     lengths = [3, 100, 40, 41, 39, 7, 300, 1]
-    pairs = [EncodedPair({"input_ids": [5] * length}, False) for length in lengths]
-    batches = token_batches(pairs, budget=120)
+    batches = padded_batches(lengths, budget=120)
     assert sorted(index for batch in batches for index in batch) == list(range(len(lengths)))
     for batch in batches:
         width = max(lengths[index] for index in batch)

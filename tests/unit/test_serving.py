@@ -5,15 +5,12 @@ from __future__ import annotations
 import json
 import logging
 import threading
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 
-import numpy as np
 import pytest
 from starlette.testclient import TestClient
+from stub_ranker import StubRanker
 
-from ko_reranker.rankers import Scored
 from ko_reranker.serving import ServingOptions, create_app
 from ko_reranker.serving.logs import JsonLines
 from ko_reranker.serving.server import reserve, run
@@ -23,54 +20,37 @@ DOCUMENTS = ["부산은 항구다.", "", "서울의 인구는 940만 명이다."
 BODY = {"query": QUERY, "documents": DOCUMENTS}
 
 
-class SharedCharacters:
-    """A ranker without a model: the logit is the number of the query's characters that the document has, too."""
-
-    max_length = 20
-    model_id = "shared-characters"
-
-    def __init__(self) -> None:
-        self.calls: list[list[str]] = []
-
-    def score_detailed(self, query: str, documents: Sequence[str]) -> Scored:
-        self.calls.append(list(documents))
-        lengths = np.array([len(document) for document in documents], dtype=np.int32)
-        logits = np.array([len(set(query) & set(document)) for document in documents], dtype=np.float32)
-        return Scored(logits, np.minimum(lengths, self.max_length), lengths > self.max_length, len(query) > self.max_length)
-
-
-class Broken(SharedCharacters):
+class Broken(StubRanker):
     """Warms up, then fails with a message that quotes the document."""
 
-    def score_detailed(self, query: str, documents: Sequence[str]) -> Scored:
+    def logit(self, query: str, document: str) -> float:
         if query == QUERY:
-            raise RuntimeError(f"cannot digest {documents[0]}")
-        return super().score_detailed(query, documents)
+            raise RuntimeError(f"cannot digest {document}")
+        return super().logit(query, document)
 
 
-class NotANumber(SharedCharacters):
-    def score_detailed(self, query: str, documents: Sequence[str]) -> Scored:
-        scored = super().score_detailed(query, documents)
-        return replace(scored, logits=scored.logits * np.float32("nan")) if query == QUERY else scored
+class NotANumber(StubRanker):
+    def logit(self, query: str, document: str) -> float:
+        return float("nan") if query == QUERY else super().logit(query, document)
 
 
-class Gated(SharedCharacters):
+class Gated(StubRanker):
     """Scores only when the test says so."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.entered, self.leave = threading.Semaphore(0), threading.Semaphore(0)
+        self.entered, self.leave = threading.Event(), threading.Event()
 
-    def score_detailed(self, query: str, documents: Sequence[str]) -> Scored:
+    def logit(self, query: str, document: str) -> float:
         if query == QUERY:
-            self.entered.release()
-            assert self.leave.acquire(timeout=10)
-        return super().score_detailed(query, documents)
+            self.entered.set()
+            assert self.leave.wait(timeout=10)
+        return super().logit(query, document)
 
 
 @pytest.fixture
 def ranker():
-    return SharedCharacters()
+    return StubRanker()
 
 
 @pytest.fixture
@@ -84,7 +64,7 @@ def test_every_route_ranks(client, path):
     answer = client.post(path, json=BODY)
     assert answer.status_code == 200
     assert [item["index"] for item in answer.json()["results"]] == [2, 0, 1]
-    assert answer.json()["model"] == "shared-characters"
+    assert answer.json()["model"] == "stub"
 
 
 def test_invocations_speaks_every_dialect(client):
@@ -94,7 +74,7 @@ def test_invocations_speaks_every_dialect(client):
     assert scores[2] > scores[0] > scores[1] == 0.0
     said = client.post("/invocations", json=BODY | {"format": "logits"}).json()
     assert said["logits"] == [2.0, -100.0, 7.0]
-    assert (said["model"], said["max_length"], len(said["tokens"])) == ("shared-characters", 20, 3)
+    assert (said["model"], said["max_length"], len(said["tokens"])) == ("stub", 20, 3)
 
 
 def test_one_query_is_one_call_and_blank_documents_never_reach_the_model(client, ranker):
@@ -190,20 +170,19 @@ def test_the_server_answers_while_the_model_works_and_sends_away_who_would_wait_
     ranker = Gated()
     with TestClient(create_app(ranker, ServingOptions(max_waiting=0))) as client, ThreadPoolExecutor() as callers:
         scored = callers.submit(client.post, "/rerank", json=BODY)
-        assert ranker.entered.acquire(timeout=10)
+        assert ranker.entered.wait(timeout=10)
         assert client.get("/ping").status_code == 200
         refused = client.post("/rerank", json=BODY)
         assert (refused.status_code, refused.headers["retry-after"]) == (429, "1")
         assert refused.json()["error"]["type"] == "rate_limit_error"
-        ranker.leave.release()
+        ranker.leave.set()
         assert scored.result().status_code == 200
-        ranker.leave.release()
         assert client.post("/rerank", json=BODY).status_code == 200
 
 
 def test_a_model_that_cannot_score_never_starts():
-    class Unfit(SharedCharacters):
-        def score_detailed(self, query: str, documents: Sequence[str]) -> Scored:
+    class Unfit(StubRanker):
+        def logit(self, query: str, document: str) -> float:
             raise RuntimeError("out of memory")
 
     assert run(create_app(Unfit()), reserve("127.0.0.1", 0), ServingOptions()) is False

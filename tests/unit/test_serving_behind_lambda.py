@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import importlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from starlette.testclient import TestClient
+from stub_ranker import StubRanker
 
-from ko_reranker.rankers import Scored
 from ko_reranker.serving import create_app
 
 FOLDER = Path(__file__).parents[2] / "lambda" / "rerank"
@@ -19,17 +19,14 @@ QUERY = "서울의 인구는?"
 DOCUMENTS = ["부산은 항구다.", "", "서울의 인구는 940만 명이다.", {"title": "서울", "text": "수도이다."}, "\ud83d\x00"]
 
 
-class Hashed:
+class Hashed(StubRanker):
     """A ranker whose logits use every digit of a float32."""
 
     max_length = 12
     model_id = "hashed"
 
-    def score_detailed(self, query: str, documents: Sequence[str]) -> Scored:
-        seeds = [sum(map(ord, query + document)) for document in documents]
-        logits = np.array([np.random.default_rng(seed).normal() * 6 for seed in seeds], dtype=np.float32)
-        lengths = np.array([len(document) for document in documents], dtype=np.int32)
-        return Scored(logits, lengths, lengths > self.max_length, False)
+    def logit(self, query: str, document: str) -> float:
+        return np.random.default_rng(sum(map(ord, query + document))).normal() * 6
 
 
 class Loopback:

@@ -1,16 +1,24 @@
-"""Tokenising (query, document) pairs: the document is cut to fit, the query is kept.
+"""Tokenising (query, document) pairs: the document is cut to fit, or read in overlapping pieces; the query is kept.
 
 Training and scoring both go through here, so that a model is asked what it was taught.
 """
 
 from __future__ import annotations
 
+import copy
+import hashlib
+import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+
+from ko_reranker.text import spans
+
 if TYPE_CHECKING:
     import torch
+    from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerBase
 
 
@@ -19,76 +27,208 @@ class EncodedPair:
     """The token ids of one pair.
 
     Attributes:
-        features: what the model takes, for example ``{"input_ids": [0, 5, 2]}``; all lists of one length.
-        truncated: whether the document's end was cut off.
+        ids: int32, (tokens,); special tokens included.
+        document_at: where the document starts.
+        typed: whether the model tells query and document apart by token types, 0 and 1.
+        truncated: whether a part of the document was left out.
     """
 
-    features: dict[str, list[int]]
+    ids: np.ndarray
+    document_at: int
+    typed: bool
     truncated: bool
 
     def __len__(self) -> int:
-        return len(self.features["input_ids"])
+        return len(self.ids)
+
+    @property
+    def features(self) -> dict[str, list[int]]:
+        """What a model of `transformers` takes, for example ``{"input_ids": [0, 5, 2]}``."""
+        features = {"input_ids": self.ids.tolist()}
+        if self.typed:
+            features["token_type_ids"] = [0] * self.document_at + [1] * (len(self.ids) - self.document_at)
+        return features
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedDocuments:
+    """The documents of one query, each as one pair or, if long, as several.
+
+    Attributes:
+        pairs: the pairs of all documents, document after document.
+        chunks: int32, (documents,); how many pairs each document is.
+        truncated: bool, (documents,); whether a part of the document was left out.
+        query_truncated: whether the query itself was cut, to half of the tokens.
+    """
+
+    pairs: list[EncodedPair]
+    chunks: np.ndarray
+    truncated: np.ndarray
+    query_truncated: bool
 
 
 class PairEncoder:
-    """Encodes pairs for one model.
+    """Encodes pairs for one model. May be used by many threads at once.
 
     Args:
         tokenizer: a fast tokenizer of `transformers`.
         max_length: the most tokens of a pair, special ones included.
+        cache_tokens: the tokens of documents that are kept for when they come again; 0 keeps none.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, max_length: int) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, max_length: int, *, cache_tokens: int = 0) -> None:
         self.tokenizer = tokenizer
         self.max_length = max_length
-
-    def cut_query(self, query: str) -> tuple[str, bool]:
-        """Return the query, cut if it would take more than half of the tokens, and whether it was."""
-        room = self.max_length // 2
-        encoding = self.tokenizer(query, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-        if len(encoding["input_ids"]) <= room:
-            return query, False
-        return query[: encoding["offset_mapping"][room - 1][1]], True
+        # Our own copy: `transformers` sets truncation and padding on the one it holds, call by call.
+        self._texts: Tokenizer = copy.deepcopy(tokenizer.backend_tokenizer)
+        self._texts.no_truncation()
+        self._texts.no_padding()
+        self._typed = "token_type_ids" in tokenizer.model_input_names
+        self._head, self._middle, self._tail = _frame(tokenizer, typed=self._typed)
+        self._special = len(self._head) + len(self._middle) + len(self._tail)
+        self._cache = TokenCache(cache_tokens)
 
     def encode(self, query: str, documents: Sequence[str]) -> tuple[list[EncodedPair], bool]:
-        """Return the encoded pairs of one query, and whether the query was cut."""
-        if not documents:
-            return [], False
-        query, query_truncated = self.cut_query(query)
-        return self._encode([query] * len(documents), list(documents)), query_truncated
+        """Return the pairs of one query, one a document, and whether the query was cut."""
+        encoded = self.encode_documents(query, documents)
+        return encoded.pairs, encoded.query_truncated
 
     def encode_pairs(self, pairs: Sequence[tuple[str, str]]) -> list[EncodedPair]:
         """Return the encoded pairs of many queries, in order."""
-        if not pairs:
-            return []
-        cut = {query: self.cut_query(query)[0] for query in {query for query, _ in pairs}}
-        return self._encode([cut[query] for query, _ in pairs], [document for _, document in pairs])
+        queries = {query: self._cut(ids) for query, ids in _zip_ids({query for query, _ in pairs}, self._ids)}
+        documents = self._ids([document for _, document in pairs])
+        return [
+            self._pair(queries[query][0], document, 0, self._room(queries[query][0]))
+            for (query, _), document in zip(pairs, documents, strict=True)
+        ]
+
+    def encode_documents(
+        self,
+        query: str,
+        documents: Sequence[str],
+        *,
+        max_chunks: int = 1,
+        overlap: int = 0,
+        max_tokens: int | None = None,
+    ) -> EncodedDocuments:
+        """Return the pairs of one query.
+
+        Args:
+            query: cut to half of the tokens, should it be longer.
+            documents: any number of them.
+            max_chunks: pieces that a document is read in, if it does not fit; 1 cuts its end off.
+            overlap: tokens that neighbouring pieces share.
+            max_tokens: tokens of a document that are read; None for all that the pieces hold.
+        """
+        if not documents:
+            return EncodedDocuments([], np.zeros(0, np.int32), np.zeros(0, bool), False)
+        query_ids, query_truncated = self._cut(self._ids([query])[0])
+        room = self._room(query_ids)
+        pairs: list[EncodedPair] = []
+        chunks, truncated = np.zeros(len(documents), np.int32), np.zeros(len(documents), bool)
+        for index, ids in enumerate(self._documents(documents)):
+            pieces = spans(len(ids), room, overlap, max_chunks, max_tokens=max_tokens)
+            pairs += [self._pair(query_ids, ids, start, end) for start, end in pieces]
+            chunks[index], truncated[index] = len(pieces), pieces[-1][1] < len(ids)
+        return EncodedDocuments(pairs, chunks, truncated, query_truncated)
 
     def pad(self, pairs: Iterable[EncodedPair]) -> dict[str, torch.Tensor]:
         """Return a batch padded to its longest pair: tensors (pairs, tokens), attention mask included."""
         return dict(self.tokenizer.pad([pair.features for pair in pairs], return_tensors="pt"))
 
-    def _encode(self, queries: list[str], documents: list[str]) -> list[EncodedPair]:
-        batch = self.tokenizer(
-            queries, documents, truncation="only_second", max_length=self.max_length, return_attention_mask=False
-        )
-        return [
-            EncodedPair({key: values[index] for key, values in batch.items()}, bool(encoding.overflowing))
-            for index, encoding in enumerate(batch.encodings)
-        ]
+    def _cut(self, query: np.ndarray) -> tuple[np.ndarray, bool]:
+        room = self.max_length // 2
+        return query[:room], len(query) > room
+
+    def _room(self, query: np.ndarray) -> int:
+        """Return how many tokens of a document fit beside a query."""
+        return max(1, self.max_length - self._special - len(query))
+
+    def _pair(self, query: np.ndarray, document: np.ndarray, start: int, end: int) -> EncodedPair:
+        part = document[start:end]
+        ids = np.concatenate([self._head, query, self._middle, part, self._tail])
+        return EncodedPair(ids, len(ids) - len(part) - len(self._tail), self._typed, len(part) < len(document))
+
+    def _documents(self, documents: Sequence[str]) -> list[np.ndarray]:
+        """Return the token ids of documents, those that came lately from the cache."""
+        known = self._cache.get(documents)
+        fresh = [index for index, ids in enumerate(known) if ids is None]
+        if fresh:
+            texts = [documents[index] for index in fresh]
+            for index, ids in zip(fresh, self._ids(texts), strict=True):
+                known[index] = ids
+            self._cache.put(texts, [known[index] for index in fresh])
+        return known
+
+    def _ids(self, texts: Sequence[str]) -> list[np.ndarray]:
+        encodings = self._texts.encode_batch_fast(list(texts), add_special_tokens=False)
+        return [np.array(encoding.ids, dtype=np.int32) for encoding in encodings]
 
 
-def token_batches(pairs: Sequence[EncodedPair], budget: int) -> list[list[int]]:
-    """Return the indices of the pairs in batches, longest first, whose padded size stays within a budget of tokens.
+class TokenCache:
+    """The token ids of documents that came lately, under the digests of their texts: no text is kept.
 
-    Pairs of like length come together, so that little is padding; a pair longer than the budget is a batch of its own.
+    Args:
+        size: tokens that are kept at most; what was used longest ago goes first.
     """
-    order = sorted(range(len(pairs)), key=lambda index: -len(pairs[index]))
-    batches: list[list[int]] = []
-    for index in order:
-        # The first of a batch is its longest: it sets the width of all.
-        if batches and (len(batches[-1]) + 1) * len(pairs[batches[-1][0]]) <= budget:
-            batches[-1].append(index)
-        else:
-            batches.append([index])
-    return batches
+
+    # What an entry costs beside its tokens, in tokens: digest, array and places in the table are some 250 bytes.
+    _OVERHEAD = 64
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self._entries: dict[bytes, np.ndarray] = {}
+        self._held = 0
+        self._lock = threading.Lock()
+
+    def get(self, texts: Sequence[str]) -> list[np.ndarray | None]:
+        """Return the ids of each text, None where they are not known."""
+        if not self.size:
+            return [None] * len(texts)
+        keys = [_digest(text) for text in texts]
+        with self._lock:
+            found = [self._entries.pop(key, None) for key in keys]
+            # Back in at the end: a dict remembers the order that keys came in.
+            self._entries.update((key, ids) for key, ids in zip(keys, found, strict=True) if ids is not None)
+        known = dict(zip(keys, found, strict=True))
+        return [ids if ids is not None else known[key] for key, ids in zip(keys, found, strict=True)]
+
+    def put(self, texts: Sequence[str], ids: Sequence[np.ndarray]) -> None:
+        """Keep the ids of texts, and let go of what was used longest ago."""
+        if not self.size:
+            return
+        with self._lock:
+            for text, entry in zip(texts, ids, strict=True):
+                key = _digest(text)
+                if key not in self._entries:
+                    self._entries[key] = entry
+                    self._held += len(entry) + self._OVERHEAD
+            while self._held > self.size:
+                oldest = next(iter(self._entries))
+                self._held -= len(self._entries.pop(oldest)) + self._OVERHEAD
+
+
+def _digest(text: str) -> bytes:
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+
+
+def _zip_ids(texts: Iterable[str], encode) -> Iterable[tuple[str, np.ndarray]]:
+    texts = list(texts)
+    return zip(texts, encode(texts), strict=True) if texts else ()
+
+
+def _frame(tokenizer: PreTrainedTokenizerBase, *, typed: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the special tokens before the query, between query and document, and after the document.
+
+    Raises:
+        ValueError: the tokenizer joins a pair in a way that this is not all of.
+    """
+    probe = tokenizer("a", "b", return_token_type_ids=typed, verbose=False)
+    ids, owners = probe["input_ids"], probe.encodings[0].sequence_ids
+    query, document = owners.index(0), owners.index(1)
+    query_end = len(owners) - owners[::-1].index(0)
+    document_end = len(owners) - owners[::-1].index(1)
+    types = [0] * document + [1] * (len(ids) - document)
+    if query > query_end or query_end > document or (typed and probe["token_type_ids"] != types):
+        raise ValueError("its tokenizer does not put the query before the document")
+    return tuple(np.array(part, dtype=np.int32) for part in (ids[:query], ids[query_end:document], ids[document_end:]))
