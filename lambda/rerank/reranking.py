@@ -118,10 +118,13 @@ def _describe(
 
 
 def _base_url(event: Mapping[str, Any]) -> str:
-    """Where the caller found the API: API Gateway's own host has the stage in its path, every other has not."""
+    """Where the caller found the API: API Gateway's own host has the stage in its path, every other has not.
+
+    CloudFront adds the stage itself, and asks under that host, too; its own header tells.
+    """
     host = _header(event, "host") or ""
     stage = (event.get("requestContext") or {}).get("stage")
-    return f"/{stage}" if ".execute-api." in host and stage else "/"
+    return f"/{stage}" if ".execute-api." in host and stage and not _header(event, "x-amz-cf-id") else "/"
 
 
 def _rerank(event: Mapping[str, Any], path: str, endpoint: ModelEndpoint, settings: Settings, report: Report) -> bytes:

@@ -166,6 +166,19 @@ def test_what_is_served_is_asked_once_a_minute(api):
     assert api(method="GET", path="/openapi.json")[1]["openapi"] == "3.1.0"
 
 
+@pytest.mark.parametrize(
+    ("headers", "base"),
+    [
+        ({"Host": "rerank.example.com"}, "/"),
+        ({"Host": "abc.execute-api.ap-northeast-2.amazonaws.com"}, "/live"),
+        ({"Host": "abc.execute-api.ap-northeast-2.amazonaws.com", "X-Amz-Cf-Id": "x"}, "/"),
+    ],
+    ids=["a domain of ones own", "API Gateway's own host", "CloudFront"],
+)
+def test_the_description_names_the_base_that_it_was_found_under(api, headers, base):
+    assert api(method="GET", path="/openapi.json", headers=headers)[1]["servers"] == [{"url": base}]
+
+
 def test_too_many_documents_are_a_422_that_names_the_limit(api):
     status, body, _ = api({"query": QUERY, "documents": ["a"] * 10_001})
     assert (status, body["error"]["param"]) == (422, "documents")
