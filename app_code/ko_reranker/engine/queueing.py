@@ -140,7 +140,7 @@ class RequestQueue:
                 if ticket.started is None:
                     ticket.started = now
                     ticket.queue_seconds = now - ticket.arrived
-            if budget - batch.tokens < _LEAST_TOKENS:
+            if batch.tokens >= budget or batch.sequences >= self.most_sequences:
                 break
         self._tickets = [ticket for ticket in self._tickets if ticket.todo]
         return batch
