@@ -91,7 +91,7 @@ def test_blank_documents_rank_last_with_score_zero():
 
 def test_a_truncated_document_is_reported():
     said = answer({"query": QUERY, "documents": list("가나다")}, [0.0, 1.0, 2.0], truncated={0, 2})
-    assert said["meta"]["warnings"] == ["truncated to 512 tokens together with the query: 2 of 3 documents (index 0, 2)"]
+    assert said["meta"]["warnings"] == ["truncated, the end was not read: 2 of 3 documents (index 0, 2)"]
 
 
 def test_tei_gets_a_bare_sorted_list_of_all_texts():
@@ -163,8 +163,9 @@ def test_an_answer_that_does_not_fit_the_request_is_refused(change):
 
 
 def test_an_option_that_no_model_reads_is_told_and_not_passed_over() -> None:
-    body = {"query": "질문", "documents": ["답"], "max_tokens_per_doc": 512, "instruction": "법률 문서"}
+    options = {"max_tokens_per_doc": 512, "max_chunks_per_doc": 2, "instruction": "법률 문서"}
+    body = {"query": "질문", "documents": ["답"]} | options
     request = parse_request(body, "/v2/rerank")
     result = RerankResult(logits=(1.0,), tokens=(5,), truncated=(False,), model="m")
     [warning] = render_response(request, result)["meta"]["warnings"]
-    assert "instruction, max_tokens_per_doc" in warning
+    assert "instruction" in warning

@@ -15,6 +15,7 @@ PHASES = ("parse", "tokenise", "queue", "compute", "render", "total")
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 25.0)
 _TOKENS = tuple(2**exponent for exponent in range(6, 18))  # 64 to 131,072
+_REQUEST_TOKENS = tuple(4**exponent for exponent in range(3, 12))  # 64 to 4,194,304
 # What a request's facts and the counters have in common: the name, and what it counts.
 _COUNTED = {
     "documents": "Documents of answered requests.",
@@ -28,7 +29,7 @@ _COUNTED = {
 class Metrics:
     """Everything counted since the start, in a registry of its own.
 
-    Also observes the engine: it is told of every batch, from whichever thread computed it.
+    Also an :class:`ko_reranker.engine.EngineObserver`, told of every batch from whichever thread computed it.
     """
 
     def __init__(self) -> None:
@@ -54,6 +55,12 @@ class Metrics:
             "ko_reranker_batch_tokens",
             "Tokens of texts in a forward pass of the model.",
             buckets=_TOKENS,
+            registry=registry,
+        )
+        self._request_tokens = Histogram(
+            "ko_reranker_request_tokens",
+            "Tokens that a query brought to the model with all of its documents.",
+            buckets=_REQUEST_TOKENS,
             registry=registry,
         )
         self._computed_tokens = Counter(
@@ -105,12 +112,16 @@ class Metrics:
         """Count a request that got an error, or nothing."""
         self._requests.labels(str(status), error_type).inc()
 
-    def batch(self, sequences: int, tokens: int, computed_tokens: int, seconds: float) -> None:
+    def batch(self, *, sequences: int, tokens: int, computed_tokens: int, seconds: float) -> None:
         """Count a forward pass."""
         self._batch_tokens.observe(tokens)
         self._computed_tokens.inc(computed_tokens)
         self._batch_seconds.inc(seconds)
         self._sequences.inc(sequences)
+
+    def request(self, *, sequences: int, tokens: int, queue_seconds: float, compute_seconds: float) -> None:
+        """Count what the engine was asked at once; how long it took is in the phases of the request."""
+        self._request_tokens.observe(tokens)
 
     def render(self, accept: str) -> tuple[bytes, str]:
         """Return the exposition and its content type, for a scraper that accepts this."""
