@@ -16,6 +16,8 @@ from constructs import Construct
 
 from cdk.settings import Api
 
+_KEPT_ERRORS = (400, 403, 404, 405, 414, 416, 500, 501, 502, 503, 504)
+
 
 class ApiRoot(Construct):
     """The public face of a REST API.
@@ -57,6 +59,10 @@ class ApiRoot(Construct):
                 viewer_protocol_policy=cloudfront.ViewerProtocolPolicy.HTTPS_ONLY,
                 compress=False,
             ),
+            # CloudFront keeps an error for ten seconds whatever the cache policy says, and hands it to callers with other keys.
+            error_responses=[
+                cloudfront.ErrorResponse(http_status=status, ttl=cdk.Duration.seconds(0)) for status in _KEPT_ERRORS
+            ],
             minimum_protocol_version=cloudfront.SecurityPolicyProtocol.TLS_V1_2_2021,
             http_version=cloudfront.HttpVersion.HTTP2_AND_3,
         )

@@ -72,6 +72,8 @@ def test_cloudfront_puts_the_api_at_a_root_path_and_hands_everything_on(prod: Te
     assert behaviour["CachePolicyId"] == "4135ea2d-6df8-44a3-9df3-4b5a84be39ad"  # CachingDisabled
     assert behaviour["OriginRequestPolicyId"] == "b689b0a8-53d0-40ab-baf2-68738e2966ac"  # AllViewerExceptHostHeader
     assert "POST" in behaviour["AllowedMethods"]
+    kept = {item["ErrorCode"]: item["ErrorCachingMinTTL"] for item in config["CustomErrorResponses"]}
+    assert kept[403] == kept[404] == kept[500] == kept[503] == 0, "an error of one caller is another's answer"
 
 
 def test_a_domain_of_ones_own() -> None:
