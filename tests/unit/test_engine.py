@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from concurrent.futures import CancelledError
@@ -24,6 +25,8 @@ from transformers import (
 from ko_reranker.engine import DeadlineExceeded, Engine, EngineBusy, EngineClosed, Ticket
 from ko_reranker.engine.encoders import make_encoder
 from ko_reranker.engine.forwards import PackedForward, PaddedForward
+from ko_reranker.engine.graphs import TOKENS_PER_SEQUENCE, fitting, ladder
+from ko_reranker.engine.packing import pack
 from ko_reranker.engine.queueing import RequestQueue
 from ko_reranker.rankers.pairs import EncodedPair
 
@@ -298,3 +301,30 @@ def test_a_closed_engine_finishes_what_it_took_and_takes_nothing_more():
     assert [ticket.result(timeout=1).tolist() for ticket in tickets] == [[100]] * 3
     with pytest.raises(EngineClosed):
         engine.submit(of([5]))
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_batch_brought_to_a_graphs_size_keeps_its_logits(name):
+    model = make_model(name)
+    encoder = make_encoder(model)
+    pairs = make_pairs([17, 3, 90, 45], typed=name in TYPED)
+    batch = pack(pairs, first_position=encoder.first_position, padding_id=encoder.padding_id)
+    size = fitting(ladder(2048, 100), batch, 100)
+    filled = batch.filled(*size, 100)
+    assert (filled.tokens, filled.sequences, filled.longest) == (*size, 100)
+    with torch.inference_mode():
+        np.testing.assert_allclose(encoder(filled)[: len(pairs)], plain_logits(model, pairs), atol=2e-5)
+
+
+@settings(deadline=None)
+@given(lengths=st.lists(st.integers(1, 512), min_size=1, max_size=256), budget=st.integers(600, 20_000))
+def test_every_micro_batch_of_the_engine_fits_a_graph(lengths, budget):
+    sizes = ladder(budget, 512)
+    assert sizes[-1].tokens == budget
+    for smaller, larger in itertools.pairwise(sizes):
+        assert larger.tokens - smaller.tokens <= max(512, smaller.tokens / 8)
+    queue = RequestQueue(budget, most_sequences=budget // TOKENS_PER_SEQUENCE)
+    queue.add(Ticket(of(lengths), None, 0.0))
+    while micro_batch := queue.take():
+        size = fitting(sizes, pack(micro_batch.pairs), 512)
+        assert size.tokens >= micro_batch.tokens

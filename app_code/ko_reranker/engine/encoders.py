@@ -154,7 +154,7 @@ class ModernBertEncoder:
         states = self.final_norm(states)
         if self.mean:
             lengths = batch.boundaries.diff()
-            owners = torch.repeat_interleave(torch.arange(batch.sequences, device=self.device), lengths)
+            owners = torch.arange(batch.sequences, device=self.device).repeat_interleave(lengths, output_size=batch.tokens)
             sums = states.new_zeros(batch.sequences, states.shape[1]).index_add_(0, owners, states)
             states = sums / lengths[:, None]
         return self.out(self.head(states))[:, 0].float()

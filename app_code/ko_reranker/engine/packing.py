@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -22,13 +22,17 @@ class PackedBatch:
         ids: int32, (tokens,); the sequences' token ids, one sequence after the other.
         types: int32, (tokens,); 0 in the query and 1 in the document, for models that tell them apart; else None.
         positions: int32, (tokens,); each token's place in the model's table of positions.
-        offsets: (sequences + 1,); where each sequence starts, and where the last one ends.
+        boundaries: int32, (sequences + 1,); where each sequence starts, and where the last one ends.
+        offsets: the boundaries, for the host.
+        longest: no sequence has more tokens.
     """
 
     ids: torch.Tensor
     types: torch.Tensor | None
     positions: torch.Tensor
+    boundaries: torch.Tensor
     offsets: tuple[int, ...]
+    longest: int
 
     @property
     def sequences(self) -> int:
@@ -38,30 +42,43 @@ class PackedBatch:
     @property
     def tokens(self) -> int:
         """How many tokens there are."""
-        return self.offsets[-1]
-
-    @cached_property
-    def longest(self) -> int:
-        """The length of the longest sequence."""
-        return max(end - start for start, end in zip(self.offsets, self.offsets[1:], strict=False))
-
-    @cached_property
-    def boundaries(self) -> torch.Tensor:
-        """The offsets as a tensor: int32, (sequences + 1,), on the device of the tokens."""
-        return torch.tensor(self.offsets, dtype=torch.int32).to(self.ids.device, non_blocking=True)
+        return len(self.ids)
 
     @cached_property
     def firsts(self) -> torch.Tensor:
-        """Where each sequence starts: int64, (sequences,), on the device of the tokens."""
-        return self.boundaries[:-1].long()
+        """Where each sequence starts: int64, (sequences,)."""
+        # An empty sequence at the end starts behind the last token; whatever it reads, nobody asks for.
+        return self.boundaries[:-1].clamp(max=self.tokens - 1).long()
 
     def to(self, device: torch.device) -> PackedBatch:
         """Return the batch on a device."""
-        if device.type == "cpu":
+        if device == self.ids.device:
             return self
-        types = None if self.types is None else self.types.to(device, non_blocking=True)
+        names = ("ids", "types", "positions", "boundaries")
+        tensors = {name: getattr(self, name) for name in names}
+        return replace(self, **{name: t if t is None else t.to(device, non_blocking=True) for name, t in tensors.items()})
+
+    def filled(self, tokens: int, sequences: int, longest: int) -> PackedBatch:
+        """Return the batch brought to a fixed size: behind its own come sequences of padding, then empty ones.
+
+        Args:
+            tokens: at least those of the batch.
+            sequences: at least those of the batch and one for each ``longest`` missing tokens.
+            longest: the length of a sequence of padding, and at least that of the batch's longest.
+        """
+        padding = tokens - self.tokens
+        ends = [*range(self.tokens + longest, tokens, longest), *([tokens] if padding else [])]
+        offsets = self.offsets + tuple(ends)
+        offsets += (tokens,) * (sequences + 1 - len(offsets))
+        # Positions repeat those of the batch: any that exist will do.
+        places = torch.arange(padding) % self.tokens
         return PackedBatch(
-            self.ids.to(device, non_blocking=True), types, self.positions.to(device, non_blocking=True), self.offsets
+            ids=torch.cat([self.ids, self.ids[places]]),
+            types=None if self.types is None else torch.cat([self.types, self.types[places]]),
+            positions=torch.cat([self.positions, self.positions[places]]),
+            boundaries=torch.tensor(offsets, dtype=torch.int32),
+            offsets=offsets,
+            longest=longest,
         )
 
 
@@ -89,5 +106,7 @@ def pack(pairs: Sequence[EncodedPair], *, first_position: int = 0, padding_id: i
         ids=torch.from_numpy(ids),
         types=types,
         positions=torch.from_numpy(positions.astype(np.int32)),
+        boundaries=torch.from_numpy(offsets.astype(np.int32)),
         offsets=tuple(offsets.tolist()),
+        longest=int(lengths.max()),
     )

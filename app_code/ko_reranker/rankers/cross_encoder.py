@@ -17,6 +17,7 @@ from ko_reranker.engine.core import Forward
 from ko_reranker.engine.dense import check_int8
 from ko_reranker.engine.encoders import make_encoder
 from ko_reranker.engine.forwards import PackedForward, PaddedForward
+from ko_reranker.engine.graphs import TOKENS_PER_SEQUENCE, GraphForward
 from ko_reranker.rankers.interface import Dtype, RankerError, Scored
 from ko_reranker.rankers.pairs import EncodedDocuments, PairEncoder
 
@@ -103,6 +104,7 @@ class CrossEncoder:
             batch_tokens=budget,
             workers=workers,
             threads=threads,
+            most_sequences=max(1, budget // TOKENS_PER_SEQUENCE) if place.type == "cuda" else 2**31,
             max_queue_tokens=max_queue_tokens,
             observer=observer,
         )
@@ -206,6 +208,9 @@ def position_limit(model: PreTrainedModel) -> int:
 def _forward(model: PreTrainedModel, encoder: PairEncoder, budget: int, *, int8: bool) -> Forward:
     packed = make_encoder(model, int8=int8)
     if packed is not None:
+        # PyTorch's variable-length attention, which a graph needs, takes half precision only.
+        if packed.device.type == "cuda" and model.dtype in (torch.bfloat16, torch.float16):
+            return GraphForward(packed, budget=budget, longest=encoder.max_length, typed=encoder.typed)
         return PackedForward(packed)
     if int8:
         raise RankerError(f"dtype int8 is not there for models of type {model.config.model_type}: use fp32.")

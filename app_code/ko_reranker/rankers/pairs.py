@@ -83,8 +83,8 @@ class PairEncoder:
         self._texts: Tokenizer = copy.deepcopy(tokenizer.backend_tokenizer)
         self._texts.no_truncation()
         self._texts.no_padding()
-        self._typed = "token_type_ids" in tokenizer.model_input_names
-        self._head, self._middle, self._tail = _frame(tokenizer, typed=self._typed)
+        self.typed = "token_type_ids" in tokenizer.model_input_names
+        self._head, self._middle, self._tail = _frame(tokenizer, typed=self.typed)
         self._special = len(self._head) + len(self._middle) + len(self._tail)
         self._cache = TokenCache(cache_tokens)
 
@@ -147,7 +147,7 @@ class PairEncoder:
     def _pair(self, query: np.ndarray, document: np.ndarray, start: int, end: int) -> EncodedPair:
         part = document[start:end]
         ids = np.concatenate([self._head, query, self._middle, part, self._tail])
-        return EncodedPair(ids, len(ids) - len(part) - len(self._tail), self._typed, len(part) < len(document))
+        return EncodedPair(ids, len(ids) - len(part) - len(self._tail), self.typed, len(part) < len(document))
 
     def _documents(self, documents: Sequence[str]) -> list[np.ndarray]:
         """Return the token ids of documents, those that came lately from the cache."""
