@@ -43,9 +43,9 @@ def unescape(text: str) -> str:
     r"""Return an escaped text as it was.
 
     Escapes of JSON, Python and YAML are undone: ``\uXXXX`` (pairs of surrogates included), ``\UXXXXXXXX``, ``\xXX``, ``\n`` and
-    its kind, and a line that YAML broke with a backslash. Escaped twice is undone, too. A JSON string loses its quotes; a JSON
-    object or array stays JSON, with its letters readable. Escapes of ASCII letters, digits and the backslash stay: undoing
-    them could make a new escape.
+    its kind, and a line that YAML broke with a backslash. One layer is undone: of a text escaped twice another call undoes the
+    second. A JSON string loses its quotes; a JSON object or array stays JSON, with its letters readable. An escaped backslash
+    (``\u005c``) stays, or it would begin a new escape.
     """
     stripped = text.strip()
     if len(stripped) > 1 and stripped[0] == stripped[-1] == '"':
@@ -61,18 +61,15 @@ def unescape(text: str) -> str:
 
 
 def _in_text(match: re.Match[str]) -> str:
-    slashes, short = len(match[1]), match[5]
-    if short is None and (match[2] or match[3] or match[4]):
-        character = _character(*match.group(2, 3, 4))
-        if not character or character == "\\" or (character.isascii() and character.isalnum()):
-            return match[0]
-        # An even number: the backslash itself was escaped, once for each program that the text went through.
-        return "\\" * (slashes // 2 if slashes % 2 else 0) + character
+    slashes, kept = len(match[1]), "\\" * (len(match[1]) // 2)
+    code = match[0][slashes:]
+    # An even number: backslashes that were escaped themselves, and what follows means itself.
     if slashes % 2 == 0:
-        return "\\" * (slashes // 2) + (short or "")
-    if short is None:
-        return "\\" * (slashes // 2 + 1)
-    return "\\" * (slashes // 2) + ("" if "\n" in short else _SHORT.get(short, short))
+        return kept + code
+    if short := match[5]:
+        return kept + ("" if "\n" in short else _SHORT.get(short, short))
+    character = _character(*match.group(2, 3, 4))
+    return kept + (character if character and character != "\\" else f"\\{code}")
 
 
 def _in_json(match: re.Match[str]) -> str:

@@ -15,8 +15,8 @@ _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufeff\ufffe\uffff]")
 _PERHAPS_MARKS = re.compile("[^\x00-\u02ff\u1100-\u11ff\u2000-\u20cf\u2100-\u2bff\u3000-\u3029\u309b-\ua66e\uac00-\ufaff]{31}")
 # More marks on one letter than Unicode's own limit for streams (UAX #15) are noise, and sorting them takes quadratic time.
 _MAX_MARKS = 30
-# Each program that a text went through may have left a layer; what is still not plain after so many is left as it is.
-_MAX_LAYERS = 16
+# Each program that a text went through may have left a layer, and each layer doubles its backslashes.
+_MAX_LAYERS = 32
 
 
 def normalise(text: str) -> str:
