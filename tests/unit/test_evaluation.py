@@ -262,6 +262,7 @@ def test_the_job_leaves_figures_golden_queries_and_a_page_that_stands_alone(job)
         assert 0 <= item["positive"] < len(item["documents"])
     page = (folders.output / "report.html").read_text(encoding="utf-8")
     assert page.count("<svg") == 4 and "</html>" in page and "candidate − no reranker" in page
+    assert page.count(">no reranker</text>") == 4  # every bar and line has its name
     assert "<script" not in page and 'src="http' not in page
     assert (folders.output / "manifest.json").is_file()
 

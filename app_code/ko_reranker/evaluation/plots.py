@@ -26,7 +26,6 @@ def bars(title: str, intervals: Mapping[str, Mapping[str, float]], marked: str |
         show_legend=False,
         range=(0, 1),
         spacing=12,
-        show_minor_y_labels=False,
     )
     # The first row on top: this chart counts from below.
     names = list(intervals)[::-1]
@@ -60,6 +59,10 @@ def _options(title: str, *, height: int) -> dict[str, Any]:
         foreground_strong="#1a1a1a",
         foreground_subtle="#94a3b8",
         opacity="1",
+        guide_stroke_color="#e2e8f0",
+        guide_stroke_dasharray="none",
+        major_guide_stroke_color="#e2e8f0",
+        major_guide_stroke_dasharray="none",
         colors=_LINES,
         font_family="system-ui, sans-serif",
         label_font_size=12,

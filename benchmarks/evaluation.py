@@ -1,0 +1,68 @@
+"""How good are BM25, and models beside it, on native Korean questions?
+
+    python -m benchmarks.evaluation --data DATA --model tiny=MODEL
+
+``DATA`` holds `tydiqa_ko/train.jsonl` and `kobest_boolq/dev.jsonl` as training records (docs/evaluation.md says where they come
+from). Two test sets: the fifth of TyDi-ko's questions that no step of ours and no choice has seen, asked to all 1,260 passages,
+and KoBEST's dev part. The reports are written to build/evaluation/, the figures to benchmarks/results/evaluation.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+from importlib.metadata import version
+from pathlib import Path
+
+from benchmarks import report
+from ko_reranker.commands.evaluate import print_report
+from ko_reranker.data.jsonl import read_record_file
+from ko_reranker.evaluation.questions import TestSet, read_test_set
+from training_job.box.corpus import side_of
+from training_job.evaluate import EvaluationSettings, evaluate, write_report
+
+CANDIDATES = 50
+SHOWN = ("mrr", "mrr@10", "ndcg@10", "has_right@1", "has_right@3", "has_right@5", "has_right@10", "recall@20")
+
+
+def tydi_held_out(folder: Path) -> TestSet:
+    """Return TyDi-ko's held-out questions; their passages stand among all the others."""
+    path = folder / "tydiqa_ko/train.jsonl"
+    held_out = {record.query for record in read_record_file(path) if side_of(record.positives[0]) == "held-out"}
+    whole = read_test_set([path])
+    return TestSet([question for question in whole.questions if question.query in held_out], whole.passages)
+
+
+def main() -> None:
+    """Evaluate, print the tables, and write reports and figures."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="the data folder")
+    parser.add_argument("--model", action="append", default=[], metavar="NAME=ADDRESS", help="a reranker; repeat it")
+    arguments = parser.parse_args()
+    models = {"bm25:morphemes": "bm25:morphemes"} | dict(item.split("=", 1) for item in arguments.model)
+    sets = {
+        "tydi_held_out": tydi_held_out(arguments.data),
+        "kobest_dev": read_test_set([arguments.data / "kobest_boolq/dev.jsonl"]),
+    }
+    figures = {}
+    for name, test_set in sets.items():
+        print(f"{name}: {len(test_set.questions)} questions, {len(test_set.passages)} passages", flush=True)
+        found, _, _ = evaluate(test_set, EvaluationSettings(models, candidates=CANDIDATES, fuse=0.5))
+        write_report(Path("build/evaluation") / name, found)
+        print_report(found)
+        figures[name] = {
+            "queries": found["queries"],
+            "passages": len(test_set.passages),
+            "right_found": found["right_found"],
+            "rows": {row: {metric: values[metric] for metric in SHOWN} for row, values in found["rows"].items()},
+            "differences_to_none": {
+                row: {metric: found["differences"][f"{row}-none"][metric] for metric in ("mrr", "ndcg@10")}
+                for row in found["rows"]
+                if row != "none"
+            },
+        }
+    versions = {name: version(name) for name in ("kiwipiepy", "bm25s", "pytrec-eval-terrier", "torch", "transformers")}
+    print(f"Figures: {report.write('evaluation', versions, figures, {})}")
+
+
+if __name__ == "__main__":
+    main()
