@@ -1,0 +1,282 @@
+"""The build, stage by stage; each leaves its result in a folder of its own, and one that is there is not made again."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.numpy import load_file
+from tokenizers import Tokenizer
+from transformers import BertForSequenceClassification, BertModel, PreTrainedTokenizerFast
+
+from ko_reranker.container import BASE_DIR_VARIABLE, JobError, TrainingFolders
+from ko_reranker.data.jsonl import write_jsonl
+from ko_reranker.data.records import TrainingRecord
+from ko_reranker.rankers.cross_encoder import SETTINGS_FILE
+from ko_reranker.samples.packed import pack, unpack
+from training_job.box.corpus import Corpus
+from training_job.box.distil import DistilSettings, distil, encode_all, english_encoder, new_student
+from training_job.box.embeddings import initial_embeddings
+from training_job.box.groups import Mixture, write_groups
+from training_job.box.vocabulary import build_tokenizer, build_vocabulary
+from training_job.box.wiring import wire_matching_heads
+
+RECIPE = "mini"
+ENGLISH_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
+POSITIONS = 512
+_DONE = "done.json"
+_MOST_WORKERS = 8
+
+
+@dataclass(frozen=True)
+class Build:
+    """One build of the box.
+
+    Attributes:
+        corpus: the data.
+        english: the folder of the English encoder, a BERT: config.json, model.safetensors, tokenizer.json.
+        work: where the stages leave their results.
+        pieces: the vocabulary's size.
+        lines: aligned lines that vocabulary and alignment read.
+        distillation: how the student is taught.
+        mixture: the records of the fine-tuning.
+        finetuning: hyperparameters of the trainer that are not the recipe's.
+    """
+
+    corpus: Corpus
+    english: Path
+    work: Path
+    pieces: int = 28_000
+    lines: int = 90_000
+    distillation: DistilSettings = field(default_factory=DistilSettings)
+    mixture: Mixture = field(default_factory=Mixture)
+    finetuning: dict[str, str] = field(default_factory=lambda: {"learning_rate": "1e-4", "epochs": "1"})
+
+    def run(self, last: str | None = None) -> None:
+        """Make every stage that is not there, up to ``last``."""
+        names = list(STAGES)
+        for name in names[: names.index(last) + 1] if last else names:
+            folder = self.work / name
+            if (folder / _DONE).is_file():
+                print(f"{name}: there already", flush=True)
+                continue
+            folder.mkdir(parents=True, exist_ok=True)
+            started = time.monotonic()
+            result = STAGES[name](self, folder) | {"seconds": round(time.monotonic() - started, 1)}
+            (folder / _DONE).write_text(json.dumps(result, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+            print(f"{name}: {json.dumps(result, ensure_ascii=False)}", flush=True)
+
+    def tokenizer(self) -> PreTrainedTokenizerFast:
+        return build_tokenizer(json.loads((self.work / "vocabulary/pieces.json").read_text(encoding="utf-8")), POSITIONS)
+
+    def some_lines(self) -> list[tuple[str, str]]:
+        lines = list(dict.fromkeys(self.corpus.aligned))
+        random.Random(0).shuffle(lines)  # noqa: S311  a seeded draw, no secret
+        return lines[: self.lines]
+
+    def english_tokenizer(self) -> Tokenizer:
+        tokenizer = Tokenizer.from_file(str(self.english / "tokenizer.json"))
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        return tokenizer
+
+
+def _vocabulary(build: Build, folder: Path) -> dict:
+    english, korean = zip(*build.some_lines(), strict=True)
+    pieces = build_vocabulary(build.corpus.native_texts(), korean, english, build.english_tokenizer(), build.pieces)
+    (folder / "pieces.json").write_text(json.dumps(pieces, ensure_ascii=False), encoding="utf-8")
+    tokenizer = build_tokenizer(pieces, POSITIONS)
+    passages = [record.positives[0] for record in build.corpus.native("validation")]
+    counts = [encoding.ids for encoding in tokenizer.backend_tokenizer.encode_batch(passages, add_special_tokens=False)]
+    total = sum(map(len, counts))
+    return {
+        "pieces": len(pieces),
+        "characters_per_piece": round(sum(map(len, passages)) / total, 3),
+        "unknown_share": round(sum(ids.count(tokenizer.unk_token_id) for ids in counts) / total, 5),
+    }
+
+
+def _embeddings(build: Build, folder: Path) -> dict:
+    weights = load_file(build.english / "model.safetensors")
+    (name,) = (name for name in weights if name.endswith("word_embeddings.weight"))
+    tokenizer = build.tokenizer()
+    start = initial_embeddings(
+        list(tokenizer.convert_ids_to_tokens(range(len(tokenizer)))),
+        tokenizer.backend_tokenizer,
+        build.english_tokenizer(),
+        weights[name].astype(np.float32),
+        build.some_lines(),
+    )
+    np.save(folder / "start.npy", start.embeddings)
+    return start.sources | {"check": check(build, new_student(build.english, start.embeddings).encoder)}
+
+
+def _distillation(build: Build, folder: Path) -> dict:
+    tokenizer = build.tokenizer()
+    start = np.load(build.work / "embeddings/start.npy")
+    encoder = distil(build.corpus, tokenizer.backend_tokenizer, build.english, start, build.distillation, folder)
+    encoder.save_pretrained(folder / "model")
+    return {"steps": build.distillation.steps, "check": check(build, encoder)}
+
+
+def _classifier(build: Build, folder: Path) -> dict:
+    """Turn the encoder into a cross-encoder to be fine-tuned."""
+    tokenizer = build.tokenizer()
+    torch.manual_seed(0)
+    # The English model's pooler starts the head, whose one logit is new.
+    settings = {"num_labels": 1, "vocab_size": len(tokenizer), "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    classifier = BertForSequenceClassification.from_pretrained(
+        build.english, **settings, ignore_mismatched_sizes=True, dtype=torch.float32
+    )
+    encoder = BertModel.from_pretrained(build.work / "distillation/model", add_pooling_layer=False)
+    classifier.bert.load_state_dict(encoder.state_dict(), strict=False)
+    passages = list(dict.fromkeys(record.positives[0] for record in build.corpus.native("train")))[:300]
+    texts = [encoding.ids[:192] for encoding in tokenizer.backend_tokenizer.encode_batch(passages)]
+    wiring = wire_matching_heads(classifier.bert.eval(), texts)
+    classifier.save_pretrained(folder / "model")
+    tokenizer.save_pretrained(folder / "model")
+    return wiring
+
+
+def _groups(build: Build, folder: Path) -> dict:
+    return write_groups(build.corpus, build.mixture, folder)
+
+
+def _finetuning(build: Build, folder: Path) -> dict:
+    """Run the project's trainer on one process, as a training job would."""
+    folders = TrainingFolders(folder)
+    for place in (folders.config, folders.dataset):
+        place.mkdir(parents=True, exist_ok=True)
+    base = build.work / "classifier/model"
+    hyperparameters = {"recipe": RECIPE, "base_model": str(base.resolve()), **build.finetuning}
+    (folders.config / "hyperparameters.json").write_text(json.dumps(hyperparameters), encoding="utf-8")
+    for name in ("train.jsonl", "dev.jsonl"):
+        target = folders.dataset / name
+        target.unlink(missing_ok=True)
+        os.link(build.work / "groups" / name, target)
+    _run_workers(folder.resolve())
+    card = json.loads((folders.model / "run_card.json").read_text(encoding="utf-8"))
+    return {"model": str(folders.model), "tokens_per_second": card["tokens_per_second"]}
+
+
+def _run_workers(folder: Path) -> None:
+    """Run the trainer: on a GPU one process, on a CPU one single-threaded worker a core.
+
+    Threads that wait for each other spin, which on a machine that does something else besides costs more than it computes.
+    Without torchrun the whole build stays one group of processes, which can be paused and killed together.
+    """
+    count = 1 if torch.cuda.is_available() else min(os.cpu_count() or 1, _MOST_WORKERS)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    environment = os.environ | {BASE_DIR_VARIABLE: str(folder), "TOKENIZERS_PARALLELISM": "false"}
+    if count > 1:
+        environment |= {"OMP_NUM_THREADS": "1", "WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    command = [sys.executable, "-m", "training_job.train"]
+    places = [{"RANK": str(rank), "LOCAL_RANK": str(rank)} if count > 1 else {} for rank in range(count)]
+    workers = [subprocess.Popen(command, env=environment | place) for place in places]
+    codes = [worker.wait() for worker in workers]
+    if any(codes):
+        raise JobError(f"Fine-tuning ended with exit codes {codes}: see above; the same command goes on from its checkpoint.")
+
+
+def _package(build: Build, folder: Path) -> dict:
+    size = pack(build.work / "finetuning/model", folder / "packed")
+    # Where the base lay on the machine of the build is nobody's business.
+    settings = folder / "packed" / SETTINGS_FILE
+    told = json.loads(settings.read_text(encoding="utf-8")) | {"base_model": ENGLISH_MODEL}
+    settings.write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
+    unpack(folder / "packed", folder / "model")
+    return {"megabytes": round(size / 1e6, 2)}
+
+
+def _evaluation(build: Build, folder: Path) -> dict:
+    from training_job.evaluate import EvaluationSettings, evaluate, write_report
+
+    results = {}
+    models = {"bm25-morphemes": "bm25:morphemes", "mini": str(build.work / "package/model")}
+    for name, (questions, passages) in test_sets(build.corpus).items():
+        _write_beir(folder / name / "data", questions, passages)
+        report, _, _ = evaluate([folder / name / "data"], EvaluationSettings(models, candidates=50, fuse=0.5))
+        write_report(folder / name, report)
+        results[name] = {
+            row: {metric: values[metric] for metric in ("mrr", "ndcg@10")} for row, values in report["rows"].items()
+        }
+    return results
+
+
+def test_sets(corpus: Corpus) -> dict[str, tuple[Sequence[TrainingRecord], Sequence[TrainingRecord]]]:
+    """Return what the result is judged on, by name: the questions, and the records whose passages are searched.
+
+    Choices are made on the two validation sets; nothing looks at the other two before the end.
+    """
+    tydi = [record for side in corpus.tydi.values() for record in side]
+    dev = corpus.kobest_dev()
+    return {
+        "tydi-validation": (corpus.tydi["validation"], tydi),
+        "kobest-validation": (corpus.kobest["validation"], corpus.kobest["validation"]),
+        "tydi-held-out": (corpus.tydi["held-out"], tydi),
+        "kobest-dev": (dev, dev),
+    }
+
+
+def _write_beir(folder: Path, questions: Sequence[TrainingRecord], searched: Sequence[TrainingRecord]) -> None:
+    """Write a test set as `ko-reranker evaluate` reads it: corpus, queries, qrels."""
+    (folder / "qrels").mkdir(parents=True, exist_ok=True)
+    passages = {
+        text: f"p{place}" for place, text in enumerate(dict.fromkeys(text for record in searched for text in record.positives))
+    }
+    asked = {text: f"q{place}" for place, text in enumerate(dict.fromkeys(record.query for record in questions))}
+    write_jsonl(folder / "corpus.jsonl", ({"_id": name, "text": text} for text, name in passages.items()))
+    write_jsonl(folder / "queries.jsonl", ({"_id": name, "text": text} for text, name in asked.items()))
+    pairs = dict.fromkeys((asked[record.query], passages[text]) for record in questions for text in record.positives)
+    lines = ["query-id\tcorpus-id\tscore", *(f"{query}\t{passage}\t1" for query, passage in pairs)]
+    (folder / "qrels/test.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def check(build: Build, encoder: BertModel) -> dict[str, float]:
+    """Return how often an encoder finds the right text first, by its mean vectors alone.
+
+    `alignment`: the English line of a Korean one, among the lines kept for this check. `questions`: the passage of a
+    validation question, among all passages of the validation side.
+    """
+    encoder.eval()
+    tokenizer, english = build.tokenizer().backend_tokenizer, build.english_tokenizer()
+
+    def ids(of: Tokenizer, texts: Sequence[str], longest: int) -> list[list[int]]:
+        return [encoding.ids[:longest] for encoding in of.encode_batch(list(texts))]
+
+    sources, targets = zip(*build.corpus.alignment_check, strict=True)
+    wanted = encode_all(english_encoder(build.english).eval(), ids(english, sources, 128))
+    lines = encode_all(encoder, ids(tokenizer, targets, 128)) @ wanted.T
+    records = build.corpus.native("validation")
+    passages = list(dict.fromkeys(record.positives[0] for record in records))
+    right = torch.tensor([passages.index(record.positives[0]) for record in records])
+    questions = encode_all(encoder, ids(tokenizer, [record.query for record in records], 64))
+    found = questions @ encode_all(encoder, ids(tokenizer, passages, 192)).T
+    return {
+        "alignment": round((lines.argmax(1) == torch.arange(len(lines))).float().mean().item(), 4),
+        "questions": round((found.argmax(1) == right).float().mean().item(), 4),
+    }
+
+
+STAGES: dict[str, Callable[[Build, Path], dict]] = {
+    "vocabulary": _vocabulary,
+    "embeddings": _embeddings,
+    "distillation": _distillation,
+    "classifier": _classifier,
+    "groups": _groups,
+    "finetuning": _finetuning,
+    "package": _package,
+    "evaluation": _evaluation,
+}
