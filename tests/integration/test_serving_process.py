@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import signal
 import socket
 import subprocess
+import threading
 import time
+import urllib.error
 import urllib.request
-from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from serving_process import COMMAND, environment, free_port, serving
+from prometheus_client.parser import text_string_to_metric_families
+from serving_process import COMMAND, Server, environment, free_port, serving
 
 from ko_reranker.samples import tiny_model
 
-BODY = {"query": "서울의 인구는?", "documents": ["서울의 인구는 약 940만 명이다. " * 6, "부산은 항구 도시이다. " * 6] * 500}
+BODY = {"query": "서울의 인구는?", "documents": ["서울의 인구는 약 940만 명이다. " * 6, "부산은 항구 도시이다. " * 6] * 100}
+CLIENTS = 8
 
 
 @pytest.fixture(scope="module")
@@ -26,25 +32,115 @@ def base(tmp_path_factory) -> Path:
     return folder
 
 
-def post(url: str) -> dict:
-    headers = {"Content-Type": "application/json"}
-    request = urllib.request.Request(f"{url}/invocations", json.dumps(BODY).encode(), headers)
-    with urllib.request.urlopen(request, timeout=60) as answer:
-        return json.load(answer)
+class Client(threading.Thread):
+    """Asks again and again on one kept connection, until there is no server any more.
+
+    Attributes:
+        answers: how many whole answers it got.
+        failure: what ended it.
+    """
+
+    def __init__(self, server: Server, body: dict, answered: threading.Semaphore) -> None:
+        super().__init__()
+        self._connection = http.client.HTTPConnection(server.url.removeprefix("http://"), timeout=60)
+        self._body = json.dumps(body).encode()
+        self._answered = answered
+        self.answers = 0
+        self.failure: Exception | None = None
+
+    def run(self) -> None:
+        try:
+            while True:
+                self._connection.request("POST", "/invocations", self._body, {"Content-Type": "application/json"})
+                answer = self._connection.getresponse()
+                assert answer.status == 200
+                assert len(json.loads(answer.read())["results"]) == len(BODY["documents"])
+                self.answers += 1
+                self._answered.release()
+        except Exception as error:
+            self.failure = error
 
 
-def test_sigterm_answers_what_was_accepted_and_exits_with_zero(base, tmp_path):
-    with serving(base, tmp_path / "log") as server, ThreadPoolExecutor(4) as callers:
-        answers = [callers.submit(post, server.url) for _ in range(4)]
-        # One after the other is scored: when the first is answered, the others wait inside.
-        wait(answers, return_when=FIRST_COMPLETED)
+def lines(server: Server) -> list[dict]:
+    """Return what the server has logged."""
+    return [json.loads(line) for line in server.log.read_text().splitlines()]
+
+
+def test_sigterm_under_load_answers_whatever_was_accepted_and_exits_with_zero(base, tmp_path):
+    answered = threading.Semaphore(0)
+    with serving(base, tmp_path / "log") as server:
+        clients = [Client(server, BODY, answered) for _ in range(CLIENTS)]
+        for client in clients:
+            client.start()
+        for _ in range(2 * CLIENTS):
+            assert answered.acquire(timeout=60)
         server.process.send_signal(signal.SIGTERM)
-        assert not all(answer.done() for answer in answers), "nothing was in flight: the test proves nothing"
-        assert all(len(answer.result()["results"]) == 1000 for answer in answers)
-        assert server.process.wait(timeout=30) == 0
-        lines = [json.loads(line) for line in server.log.read_text().splitlines()]
-    assert sum(line["event"] == "rerank" for line in lines) == 4
+        assert server.process.wait(timeout=60) == 0
+        for client in clients:
+            client.join(timeout=60)
+    # What came too late was never taken in: a closed door, and never half an answer.
+    assert all(isinstance(client.failure, ConnectionError) for client in clients), [client.failure for client in clients]
+    events = [line["event"] for line in lines(server)]
+    assert events.count("rerank") == sum(client.answers for client in clients)
+    assert events[-1] == "drained"
+    assert not {"defect", "disconnected"} & set(events)
     assert "인구" not in server.log.read_text()
+
+
+def test_a_client_that_leaves_takes_its_work_with_it(base, tmp_path):
+    large = json.dumps(BODY | {"documents": BODY["documents"] * 25}).encode()
+    with serving(base, tmp_path / "log", KO_RERANKER_WORKERS="1") as server:
+        host, port = server.url.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port)), timeout=30) as connection:
+            connection.sendall(b"POST /rerank HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(large) + large)
+            wait_until(lambda: figures(server)["ko_reranker_waiting_tokens"] > 0, "the work to be queued")
+        wait_until(lambda: figures(server)["ko_reranker_waiting_tokens"] == 0, "the queue to be empty")
+        wait_until(lambda: any(line["event"] == "disconnected" for line in lines(server)), "the log line")
+        computed = figures(server)["ko_reranker_computed_tokens_total"]
+    asked = 5_000 * 20
+    assert computed < asked, "all of the work was done for nobody"
+
+
+def test_overload_sends_away_with_a_time_to_come_again_and_takes_no_more_memory(base, tmp_path):
+    limits = {"KO_RERANKER_MAX_QUEUE_TOKENS": "20000", "KO_RERANKER_MAX_WAITING": "16", "KO_RERANKER_MAX_WAITING_MB": "4"}
+    body = json.dumps(BODY).encode()
+
+    def ask(url: str) -> tuple[int, str | None]:
+        request = urllib.request.Request(f"{url}/rerank", body, {"Content-Type": "application/json"})
+        try:
+            with urllib.request.urlopen(request, timeout=60) as answer:
+                return answer.status, None
+        except urllib.error.HTTPError as error:
+            return error.code, error.headers["Retry-After"]
+
+    with serving(base, tmp_path / "log", **limits) as server, ThreadPoolExecutor(32) as callers:
+        memory = []
+        for _ in range(4):
+            answers = list(callers.map(ask, [server.url] * 96))
+            memory.append(figures(server)["process_resident_memory_bytes"])
+            assert {status for status, _ in answers} == {200, 429}
+            assert all(wait and int(wait) >= 1 for status, wait in answers if status == 429)
+        left = figures(server)
+        assert left["ko_reranker_waiting_tokens"] == left["ko_reranker_requests_in_progress"] == 0
+        # The first storm fills allocators and caches; the later ones must live in what it left.
+        assert memory[-1] < memory[0] * 1.15
+        assert ask(server.url)[0] == 200
+
+
+def figures(server: Server) -> dict[str, float]:
+    """Return the samples of /metrics that have no labels, by name."""
+    with urllib.request.urlopen(f"{server.url}/metrics", timeout=30) as answer:
+        families = text_string_to_metric_families(answer.read().decode())
+        return {sample.name: sample.value for family in families for sample in family.samples if not sample.labels}
+
+
+def wait_until(condition: Callable[[], bool], what: str) -> None:
+    """Wait for something that shows only from outside."""
+    for _ in range(3000):
+        if condition():
+            return
+        time.sleep(0.01)
+    raise AssertionError(f"waited in vain for {what}")
 
 
 def test_sigterm_while_loading_is_a_clean_exit(base):

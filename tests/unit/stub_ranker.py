@@ -33,6 +33,7 @@ class StubRanker:
 
     max_length = 20
     model_id = "stub"
+    precision = "none"
 
     def __init__(self) -> None:
         self.calls: list[list[str]] = []
