@@ -12,6 +12,7 @@ generator, whose seed is the step's and the worker's.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 
 import torch
 import torch.nn.functional as F
@@ -85,11 +86,8 @@ class PackedClassifier:
         pairs = [pair for group in groups for pair in group.pairs]
         lengths = [len(pair) for pair in pairs]
         device = self._words.device
-        columns = {
-            name: torch.tensor([number for pair in pairs for number in pair.features[name]])
-            for name in pairs[0].features
-            if name != "attention_mask"
-        }
+        features = [pair.features for pair in pairs]
+        columns = {name: torch.tensor(list(chain.from_iterable(part[name] for part in features))) for name in features[0]}
         bounds = F.pad(torch.tensor(lengths).cumsum(0), (1, 0))
         positions = torch.arange(int(bounds[-1])) - bounds[:-1].repeat_interleave(torch.tensor(lengths))
         streams = [mixed(self._seed, step, group.record, place) for group in groups for place in range(len(group.pairs))]
