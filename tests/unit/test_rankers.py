@@ -2,9 +2,26 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
-from transformers import XLMRobertaConfig, XLMRobertaForSequenceClassification
+import torch
+from scipy.stats import spearmanr
+from tokenizers import Regex, Tokenizer
+from tokenizers.models import WordPiece
+from tokenizers.pre_tokenizers import Split
+from tokenizers.processors import TemplateProcessing
+from transformers import (
+    AutoModelForSequenceClassification,
+    BertConfig,
+    ElectraConfig,
+    ModernBertConfig,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+    XLMRobertaConfig,
+    XLMRobertaForSequenceClassification,
+)
 
 from ko_reranker.engine.forwards import padded_batches
 from ko_reranker.rankers import RankerError, load_ranker
@@ -96,3 +113,123 @@ def test_an_encoder_pads_to_the_longest_pair(ranker: CrossEncoder) -> None:
     batch = encoder.pad(pairs)
     assert batch["input_ids"].shape == (3, max(map(len, pairs)))
     assert batch["attention_mask"].sum(1).tolist() == [len(pair) for pair in pairs]
+
+
+SHAPE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64, "num_labels": 1}
+XLMR = {**SHAPE, "type_vocab_size": 1, "layer_norm_eps": 1e-5, "bos_token_id": 0, "pad_token_id": 1, "eos_token_id": 2}
+
+
+def word_pieces() -> PreTrainedTokenizerBase:
+    """A BERT tokenizer, which tells query and document apart by token types."""
+    pieces = [
+        "[PAD]",
+        "[UNK]",
+        "[CLS]",
+        "[SEP]",
+        "[MASK]",
+        *sorted({letter for text in [QUERY, *DOCUMENTS] for letter in text}),
+    ]
+    tokenizer = Tokenizer(WordPiece({piece: index for index, piece in enumerate(pieces)}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = Split(Regex("."), "isolated")
+    tokenizer.post_processor = TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
+    )
+
+
+# The configuration classes of what people serve, with the published numbers of positions.
+PUBLISHED = {
+    "Dongjin-kr/ko-reranker, BAAI/bge-reranker-large and -base": (XLMRobertaConfig, {**XLMR, "max_position_embeddings": 514}),
+    "BAAI/bge-reranker-v2-m3": (XLMRobertaConfig, {**XLMR, "max_position_embeddings": 8194}),
+    "BERT": (BertConfig, SHAPE),
+    "ModernBERT": (ModernBertConfig, {**SHAPE, "local_attention": 16, "pad_token_id": 1, "cls_token_id": 0, "bos_token_id": 0}),
+    "Electra, which has no packed encoder": (ElectraConfig, {**SHAPE, "embedding_size": 32}),
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_a_published_kind_of_model_scores_as_transformers_does(name: str, tmp_path: Path) -> None:
+    config_class, values = PUBLISHED[name]
+    tokenizer = word_pieces() if config_class in (BertConfig, ElectraConfig) else tiny_model.load_tokenizer()
+    torch.manual_seed(0)
+    config = config_class(vocab_size=len(tokenizer), **{"eos_token_id": 2, "sep_token_id": 2, **values})
+    model = AutoModelForSequenceClassification.from_config(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.1)
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    ranker = load_ranker(tmp_path, max_chunks=1)
+    assert ranker.max_length == min(512, values.get("max_position_embeddings", 512))
+    expected = []
+    for document in DOCUMENTS:
+        # As lists: of single texts it takes an empty document for none.
+        limits = {"truncation": "only_second", "max_length": ranker.max_length}
+        inputs = tokenizer([QUERY], [document], **limits, return_tensors="pt")
+        with torch.inference_mode():
+            expected.append(model(**inputs).logits[0, 0].item())
+    np.testing.assert_allclose(ranker.score(QUERY, DOCUMENTS), expected, atol=1e-4)
+    assert np.std(expected) > 1e-3
+
+
+def test_a_long_document_is_as_good_as_its_best_piece(ranker: CrossEncoder) -> None:
+    filler = "원본 및 대상은 메시지 전달의 두 참가자입니다. " * 60
+    scored = ranker.score_detailed(QUERY, [filler + DOCUMENTS[0], filler, DOCUMENTS[0]])
+    assert scored.chunks[0] > 3 and scored.chunks[2] == 1
+    assert not scored.truncated.any()
+    pieces = ranker.prepare(QUERY, [filler + DOCUMENTS[0]]).pairs
+    logits = ranker.engine.score(pieces)
+    assert scored.logits[0] == pytest.approx(logits.max(), abs=1e-5)
+    assert scored.logits[0] >= scored.logits[1] - 1e-5 or logits.argmax() == len(pieces) - 1
+
+
+def test_limits_of_a_request_bound_what_is_read_of_a_document(ranker: CrossEncoder) -> None:
+    long = "원본 및 대상은 메시지 전달의 두 참가자입니다. " * 200
+    whole = ranker.score_detailed(QUERY, [long])
+    two = ranker.score_detailed(QUERY, [long], max_chunks_per_doc=2)
+    short = ranker.score_detailed(QUERY, [long], max_tokens_per_doc=10)
+    assert whole.chunks[0] > 2 and not whole.truncated[0]
+    assert two.chunks[0] == 2 and two.truncated[0]
+    assert short.chunks[0] == 1 and short.truncated[0] and short.tokens[0] < 40
+    assert ranker.score_detailed(QUERY, [long], max_chunks_per_doc=10**6).chunks[0] <= ranker.max_chunks
+
+
+@pytest.mark.parametrize("dtype", ["int8", "bf16"])
+def test_a_coarser_arithmetic_ranks_nearly_alike(ranker: CrossEncoder, dtype: str) -> None:
+    documents = [document for document in DOCUMENTS if document]
+    coarse = load_ranker("sample:tiny", dtype=dtype)
+    assert coarse.precision == {"int8": "int8", "bf16": "bfloat16"}[dtype]
+    assert spearmanr(coarse.score(QUERY, documents), ranker.score(QUERY, documents)).statistic > 0.9
+
+
+def test_documents_that_come_again_are_not_tokenised_again(ranker: CrossEncoder) -> None:
+    encoder = PairEncoder(ranker.encoder.tokenizer, 64, cache_tokens=1_000)
+    tokenised: list[str] = []
+    ids = encoder._ids
+    encoder._ids = lambda texts: tokenised.extend(texts) or ids(texts)
+    first = encoder.encode_documents(QUERY, DOCUMENTS[:3])
+    again = encoder.encode_documents(QUERY, [DOCUMENTS[2], DOCUMENTS[0]])
+    assert tokenised == [QUERY, *DOCUMENTS[:3], QUERY]
+    assert [pair.ids.tolist() for pair in again.pairs] == [first.pairs[place].ids.tolist() for place in (2, 0)]
+    for number in range(200):
+        encoder.encode_documents(QUERY, [f"{number}번째 문서입니다"])
+    assert encoder._cache._held <= 1_000
+    tokenised.clear()
+    encoder.encode_documents(QUERY, DOCUMENTS[:1])
+    assert tokenised == [QUERY, DOCUMENTS[0]]
+
+
+def test_a_machine_without_a_gpu_says_so() -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is one")
+    with pytest.raises(RankerError, match="sees no GPU"):
+        load_ranker("sample:tiny", device="cuda")
+    with pytest.raises(RankerError, match="int8 is for CPUs"):
+        load_ranker("sample:tiny", device="cuda", dtype="int8")

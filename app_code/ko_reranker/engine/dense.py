@@ -9,6 +9,7 @@ import torch.nn.functional as F
 
 # The least value of GELU is -0.16997.
 _GELU_FLOOR = -0.17
+_PREPACKED = (torch.float32, torch.bfloat16)
 
 
 class Dense(Protocol):
@@ -30,7 +31,7 @@ def make_dense(weight: torch.Tensor, bias: torch.Tensor | None, *, int8: bool = 
     """
     if int8:
         return Int8Dense(weight, bias, floor=_GELU_FLOOR if after_gelu else None)
-    if weight.device.type == "cpu" and weight.dtype == torch.float32 and torch.backends.mkldnn.is_available():
+    if weight.device.type == "cpu" and weight.dtype in _PREPACKED and torch.backends.mkldnn.is_available():
         return PrepackedDense(weight, bias)
     return PlainDense(weight, bias)
 
@@ -46,7 +47,7 @@ class PlainDense:
 
 
 class PrepackedDense:
-    """fp32 with the weight laid out once as oneDNN's kernels read it: some 12 % faster than `F.linear` through MKL."""
+    """The weight laid out once as oneDNN's kernels read it: in fp32 some 12 % faster than `F.linear` through MKL."""
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
         self.weight = torch.ops.mkldnn._reorder_linear_weight.default(weight.contiguous(), 512)

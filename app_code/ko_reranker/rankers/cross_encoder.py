@@ -219,11 +219,11 @@ def _forward(model: PreTrainedModel, encoder: PairEncoder, budget: int, *, int8:
 
 def _place(device: str, dtype: Dtype) -> torch.device:
     place = torch.device(("cuda" if torch.cuda.is_available() and dtype != "int8" else "cpu") if device == "auto" else device)
+    if dtype == "int8" and place.type != "cpu":
+        raise RankerError("dtype int8 is for CPUs: use bf16 or fp16 on a GPU.")
     if place.type == "cuda" and not torch.cuda.is_available():
         raise RankerError("device is cuda, but PyTorch sees no GPU: use cpu, or install a CUDA build of PyTorch.")
     if dtype == "int8":
-        if place.type != "cpu":
-            raise RankerError("dtype int8 is for CPUs: use bf16 or fp16 on a GPU.")
         try:
             check_int8()
         except (RuntimeError, AttributeError) as error:
