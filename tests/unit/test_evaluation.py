@@ -7,6 +7,7 @@ import json
 import math
 import subprocess
 import sys
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -116,6 +117,13 @@ def test_bm25_sees_through_korean_particles_and_endings() -> None:
         scores = bm25.score("중단점 설정하기", ["편집기에서 글꼴을 바꿉니다", "디버거로 중단점을 설정했습니다"])
         assert scores[1] > scores[0] == 0
         assert bm25.score("??", ["편집기에서 글꼴을 바꿉니다"]).tolist() == [0]
+
+
+def test_bm25_does_not_mind_how_a_syllable_is_spelt() -> None:
+    for terms in ("morphemes", "morphemes+bigrams"):
+        bm25 = Bm25([unicodedata.normalize("NFD", "디버거로 중단점을 설정했습니다"), "편집기"], terms=terms)
+        (found,) = bm25.best(["중단점 설정"], 5)
+        assert found.tolist() == [0]
 
 
 def test_character_pairs_find_a_name_that_is_written_apart_in_one_place() -> None:
@@ -236,6 +244,12 @@ def test_prods_gate_refuses_the_tiny_model_and_says_why(job) -> None:
     assert not result["passed"]
     assert "It had to be not below no reranker" in result["message"]
     assert "its base model" not in result["message"]
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_the_gate_can_judge_by_every_metric(metric: str) -> None:
+    context = json.loads((Path(__file__).parents[2] / "cdk.json").read_text(encoding="utf-8"))["context"]
+    assert load_settings({**context, "stage": "prod", "evaluation.metric": metric}).evaluation.metric == metric
 
 
 def test_slices_by_length_and_source_add_up_to_all_queries(job) -> None:

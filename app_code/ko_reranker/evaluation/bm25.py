@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from typing import Any, Literal
+from unicodedata import normalize
 
 import numpy as np
 
@@ -68,9 +69,11 @@ class Bm25:
         return self._index.get_scores(known) if known else np.zeros(len(self.passages), dtype=np.float32)
 
     def _terms(self, texts: Sequence[str]) -> list[list[str]]:
+        # Text from a Mac may spell syllables as their letters one by one.
+        texts = [normalize("NFC", text) for text in texts]
         found = [
             [f"{token.form.lower()}/{token.tag[:2]}" for token in tokens if token.tag.startswith(_CONTENT)]
-            for tokens in _kiwi(self._workers).tokenize(list(texts))
+            for tokens in _kiwi(self._workers).tokenize(texts)
         ]
         if self.terms == "morphemes":
             return found
