@@ -27,6 +27,9 @@ class Pair:
 class StubRanker:
     """Reads up to ``max_length`` characters of a document, query not counted; never in pieces.
 
+    Args:
+        max_queue_tokens: the engine's.
+
     Attributes:
         calls: the documents of each call to tokenise.
     """
@@ -35,9 +38,9 @@ class StubRanker:
     model_id = "stub"
     precision = "none"
 
-    def __init__(self) -> None:
+    def __init__(self, max_queue_tokens: int | None = None) -> None:
         self.calls: list[list[str]] = []
-        self.engine = Engine(self._forward, batch_tokens=1_000)
+        self.engine = Engine(self._forward, batch_tokens=1_000, max_queue_tokens=max_queue_tokens)
 
     def logit(self, query: str, document: str) -> float:
         """Return what the model says of a pair: here the number of the query's characters that the document has, too."""

@@ -31,8 +31,8 @@ class Gated(StubRanker):
 
     model_id = "gated"
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, max_queue_tokens: int | None = None) -> None:
+        super().__init__(max_queue_tokens)
         self.seen: list[str] = []
         self.entered, self.leave = threading.Event(), threading.Event()
 
@@ -169,6 +169,21 @@ def test_a_crowd_is_sent_away_before_its_bodies_are_read(ranker):
         assert client.get("/ping").status_code == 200
         ranker.leave.set()
         assert first.result().status_code == 200
+
+
+def test_a_full_queue_sends_away_before_anything_is_tokenised():
+    ranker = Gated(max_queue_tokens=5)
+    with TestClient(create_app(ranker)) as client, ThreadPoolExecutor() as callers:
+        first = callers.submit(client.post, "/rerank", json=GATED)
+        assert ranker.entered.wait(timeout=10)
+        second = callers.submit(client.post, "/rerank", json=BODY)
+        wait_for(lambda: ranker.engine.waiting[1] >= 5, "the second's arrival in the queue")
+        calls = len(ranker.calls)
+        refused = client.post("/rerank", json=BODY)
+        assert (refused.status_code, refused.headers["retry-after"]) == (429, "1")
+        assert len(ranker.calls) == calls
+        ranker.leave.set()
+        assert first.result().status_code == second.result().status_code == 200
 
 
 def test_metrics_say_how_much_and_how_long(ranker):

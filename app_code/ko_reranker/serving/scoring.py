@@ -75,6 +75,8 @@ class Scoring:
         from ..engine import DeadlineExceeded, EngineBusy
 
         started = time.perf_counter()
+        if deadline is not None:
+            self._refuse_if_full()
         encoded = await asyncio.get_running_loop().run_in_executor(self._tokenising, _encode, self._ranker, request)
         tokenised = time.perf_counter()
         try:
@@ -91,6 +93,13 @@ class Scoring:
             place += len(part.pairs)
         result = self._result(len(request.documents), parts)
         return result, Timings(tokenised - started, ticket.queue_seconds, ticket.compute_seconds)
+
+    def _refuse_if_full(self) -> None:
+        """Refuse before anything is tokenised; what is submitted is weighed again, with its own tokens."""
+        engine = self._ranker.engine
+        tokens, seconds = engine.waiting[1], engine.wait_seconds()
+        if seconds > self._timeout or (engine.max_queue_tokens is not None and tokens >= engine.max_queue_tokens):
+            raise busy(f"{tokens} tokens are waiting for the model: come again", max(1, math.ceil(seconds)))
 
     def _result(self, count: int, parts: Sequence[tuple[list[int], Scored]]) -> RerankResult:
         """Put the documents of all queries into the order of the request; blank ones were never shown to the model."""
