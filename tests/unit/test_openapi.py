@@ -2,36 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import schemathesis
 from hypothesis import HealthCheck, Phase, settings
 from jsonschema_rs import meta
-from model_free import ModelFreeRanker
 from public_api import KEY, PublicApi
 from starlette.types import Receive, Scope, Send
+from stub_ranker import StubRanker
 
 from ko_reranker.protocol import PUBLIC_ROUTES, openapi, parse_request
 from ko_reranker.protocol.dialects import DIALECTS
 from ko_reranker.protocol.openapi.requests import EXAMPLES
-from ko_reranker.rankers import Scored
 from ko_reranker.serving import create_app
 
 # One handler serves all rerank paths: at this one, and at all that is only read, schemathesis tries every edge.
 SEARCHED = "^(/v2/rerank|/v1/models|/models|/info|/health|/openapi.json)$"
 
 
-class Lengths(ModelFreeRanker):
-    """A ranker without a model: the longer a document, the better."""
+class Lengths(StubRanker):
+    """The longer a document, the better."""
 
     max_length = 512
     model_id = "lengths"
 
-    def score_detailed(self, query: str, documents: Sequence[str], **options: Any) -> Scored:
-        lengths = np.array([len(document) for document in documents], dtype=np.int32)
-        return Scored(lengths.astype(np.float32) - 4, lengths, lengths > 400, False, np.ones_like(lengths))
+    def logit(self, query: str, document: str) -> float:
+        return len(document) - 4.0
 
 
 class FreshApp:
