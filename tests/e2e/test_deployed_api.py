@@ -6,7 +6,10 @@ import json
 
 import httpx
 import pytest
+import schemathesis
 from deployed_stage import Deployed
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from ko_reranker.client import AuthenticationError, RerankClient
 from ko_reranker.operations import api_keys
@@ -44,10 +47,40 @@ def test_the_service_tells_what_it_serves(deployed: Deployed) -> None:
     assert "/v2/rerank" in httpx.get(f"{stage.api_url}/openapi.json", timeout=30).json()["paths"]
 
 
-@pytest.mark.parametrize("path", ["/v1/retrieval/any/model/reranking", "/infinity/rerank", "/score", "/v1/reranking"])
+@pytest.mark.parametrize(
+    "path",
+    ["/v1/retrieval/any/model/reranking", "/infinity/rerank", "/score", "/v1/reranking", "/v2/rerank/", "//v1//rerank"],
+)
 def test_every_kind_of_route_reaches_the_function(deployed: Deployed, path: str) -> None:
     headers = {"Authorization": deployed.stage.api_key}
     assert httpx.post(deployed.stage.api_url + path, json=BODY, headers=headers, timeout=30).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [("POST", "/", 404), ("GET", "/nowhere", 404), ("GET", "/v2/rerank", 405), ("DELETE", "/v1/models", 405)],
+)
+def test_a_wrong_path_or_method_is_told_by_the_function(deployed: Deployed, method: str, path: str, status: int) -> None:
+    answer = httpx.request(method, deployed.stage.api_url + path, headers={"api-key": deployed.stage.api_key}, timeout=30)
+    said = answer.json()
+    assert answer.status_code == status == said["error"]["code"]
+    assert said["message"] == said["detail"] == said["error"]["message"]
+    assert answer.headers.get("Allow") == {404: None, 405: "GET" if path == "/v1/models" else "POST"}[status]
+
+
+def test_the_description_is_true_of_what_is_deployed(deployed: Deployed) -> None:
+    stage = deployed.stage
+    document = httpx.get(f"{stage.api_url}/openapi.json", timeout=30).json()
+    schema = schemathesis.openapi.from_dict(document)
+    schema.config.phases.coverage.enabled = False
+
+    @settings(max_examples=40, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+    @given(operation=st.data())
+    def ask(operation: st.DataObject) -> None:
+        case = operation.draw(st.one_of(found.ok().as_strategy() for found in schema.get_all_operations()))
+        case.call_and_validate(base_url=stage.api_url, headers={"Authorization": f"Bearer {stage.api_key}"})
+
+    ask()
 
 
 @pytest.mark.parametrize(

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from deployed_stage import Deployed
+from deployed_stage import PROJECT, Deployed
 from test_whole_run import model_prefix, read, released_run, wait_in_service
 
-from ko_reranker.operations import executions, packages
+from ko_reranker.operations import asking, deploying, executions, packages
 from ko_reranker.operations.executions import Outcome
 
 
@@ -71,10 +71,15 @@ def release_of(deployed: Deployed, package: str, seconds: float = 120) -> dict[s
     raise AssertionError(f"no release of {package} within {seconds} s")
 
 
-def test_a_pending_package_goes_live_when_somebody_approves_it_and_the_old_one_can_come_back(
+def answer(deployed: Deployed) -> Any:
+    documents = ["리플렉트된 메시지의 처리기를 정의합니다.", "제주도는 화산섬이다."]
+    return asking.rerank(deployed.stage.api_url, deployed.stage.api_key, "메시지 처리기 정의", documents)
+
+
+def test_a_pending_package_goes_live_when_somebody_approves_it_and_the_old_one_comes_back(
     deployed: Deployed, trained: str
 ) -> None:
-    before = configuration(deployed)
+    before, answered = configuration(deployed), answer(deployed)
     pending = packages.register(deployed.stage, "sample:tiny", approve=False)
     refused = deploy(deployed, pending)
     assert refused.status == "FAILED"
@@ -87,9 +92,13 @@ def test_a_pending_package_goes_live_when_somebody_approves_it_and_the_old_one_c
     assert release_of(deployed, pending)["status"] == "live"
     assert deployed.stage.live_model()[0] == pending
     assert configuration(deployed) != before
+    assert answer(deployed) != answered
 
-    assert deploy(deployed, trained).succeeded
+    back, execution = packages.rollback(deployed.stage)
+    assert back == trained
+    assert finish(deployed, execution).succeeded
     assert deployed.stage.live_model()[0] == trained
+    assert answer(deployed) == answered
 
 
 def test_a_model_that_answers_other_than_in_its_evaluation_is_taken_back(deployed: Deployed, trained: str) -> None:
@@ -131,3 +140,18 @@ def test_a_lock_that_an_ended_release_left_behind_is_taken_over(deployed: Deploy
     dynamodb.put_item(TableName=table, Item={"id": {"S": "lock"}, "execution": {"S": ended}})
     assert deploy(deployed, trained).succeeded
     assert "Item" not in dynamodb.get_item(TableName=table, Key={"id": {"S": "lock"}})
+
+
+def test_the_next_cdk_deploy_keeps_the_live_model_on_the_instances_that_it_changes(deployed: Deployed, trained: str) -> None:
+    live, answered = deployed.stage.live_model(), answer(deployed)
+    settings = {"serving.instance_type": "ml.m5.xlarge"}
+    deploying.deploy(PROJECT, deployed.cloud, stage="local", settings=settings, stacks=("*-serving",))
+
+    sagemaker = deployed.stage.client("sagemaker")
+    [variant] = sagemaker.describe_endpoint_config(EndpointConfigName=configuration(deployed))["ProductionVariants"]
+    assert variant["InstanceType"] == "ml.m5.xlarge"
+    model = sagemaker.describe_model(ModelName=variant["ModelName"])["PrimaryContainer"]["ModelDataSource"]
+    assert model["S3DataSource"]["S3Uri"] == live[1]
+    assert deployed.stage.live_model() == live
+    assert live[0] == trained
+    assert answer(deployed) == answered

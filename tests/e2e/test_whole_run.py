@@ -100,6 +100,18 @@ def test_a_package_leads_to_its_figures_its_run_card_and_its_data(deployed: Depl
     assert (properties["recipe"], properties["base_model"]) == ("tiny", "sample:tiny")
 
 
+def test_two_hosts_trained_the_model_together(deployed: Deployed) -> None:
+    output = released_run(deployed)
+    job = deployed.stage.client("sagemaker").describe_training_job(TrainingJobName=output["training"]["job"])
+    assert job["ResourceConfig"]["InstanceCount"] == 2
+    card = read(deployed, f"{model_prefix(output)}/output/model/run_card.json")
+    assert (card["hosts"], card["workers"]) == (2, 2)
+    streams = deployed.stage.client("logs").describe_log_streams(
+        logGroupName="/aws/sagemaker/TrainingJobs", logStreamNamePrefix=f"{output['training']['job']}/algo-"
+    )["logStreams"]
+    assert len(streams) == 2
+
+
 def test_every_record_is_in_a_split_or_in_quarantine(deployed: Deployed) -> None:
     prefix = released_run(deployed)["request"]["prefix"]
     manifest = read(deployed, f"{prefix}/dataset/manifest.json")
