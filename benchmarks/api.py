@@ -134,7 +134,7 @@ def _warm(size: int) -> float:
                 connection.request("POST", "/", body)
                 connection.getresponse().read()
                 inner.append(time.perf_counter() - began)
-                client._idle.append(connection)
+                client._give_back(connection)
         finally:
             sys.stdout = screen
     return round((statistics.median(whole) - statistics.median(inner)) * 1000, 2)

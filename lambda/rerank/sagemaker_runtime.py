@@ -1,4 +1,4 @@
-"""InvokeEndpoint over kept connections: the one call that this function makes."""
+"""InvokeEndpoint over kept connections: the one call that this function makes, and never twice for one request."""
 
 # Not runtime_client.py: Lambda's own runtime has a module of that name.
 from __future__ import annotations
@@ -6,6 +6,7 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import select
 import socket
 import ssl
 import threading
@@ -18,6 +19,9 @@ from urllib.parse import quote, urlsplit
 from signing import Credentials, signed_headers
 
 _CONNECT_SECONDS = 1.0
+# A connection that idled longer is not used again: its other end may have gone unnoticed while this function was frozen, and
+# what was sent once is not sent again, because nobody can tell whether it was scored.
+_KEPT_SECONDS = 10.0
 _PIECE_BYTES = 65_536
 
 
@@ -58,7 +62,7 @@ class RuntimeClient:
     region: str
     url: str
     credentials: Callable[[], Credentials]
-    _idle: list[http.client.HTTPConnection] = field(default_factory=list)
+    _idle: list[tuple[float, _Connection]] = field(default_factory=list)
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _tls: ssl.SSLContext | None = None
 
@@ -91,15 +95,8 @@ class RuntimeClient:
         """
         deadline = time.monotonic() + seconds
         path = f"/endpoints/{quote(endpoint, safe='')}/invocations"
-        kept = self._take()
-        if kept is not None:
-            try:
-                return self._send(kept, path, body, inference_id, deadline, on_call)
-            except ConnectionFailed:
-                # The endpoint closed the connection while this function slept: nothing has been scored.
-                if kept.answering:
-                    raise
-        return self._send(self._connect(deadline), path, body, inference_id, deadline, on_call)
+        connection = self._take() or self._connect(deadline)
+        return self._send(connection, path, body, inference_id, deadline, on_call)
 
     def _send(
         self,
@@ -115,13 +112,7 @@ class RuntimeClient:
             sock = connection.sock
             sock.settimeout(_left(deadline))
             connection.request("POST", path, body, self._headers(connection.netloc, path, body, inference_id))
-            sent = time.monotonic()
-            try:
-                response = connection.getresponse()
-            except (http.client.RemoteDisconnected, ConnectionError):
-                connection.answering = time.monotonic() - sent > _STALE_SECONDS
-                raise
-            connection.answering = True
+            response = connection.getresponse()
             answer = _read(response, sock, deadline)
         except TimeoutError:
             connection.close()
@@ -129,8 +120,10 @@ class RuntimeClient:
         except (OSError, http.client.HTTPException) as error:
             connection.close()
             raise ConnectionFailed(type(error).__name__) from None
-        connection.answering = False
-        self._give_back(connection, response)
+        if response.will_close:
+            connection.close()
+        else:
+            self._give_back(connection)
         if response.status != 200:
             raise _error(response, answer)
         return answer
@@ -167,29 +160,33 @@ class RuntimeClient:
         return connection
 
     def _take(self) -> _Connection | None:
+        """Return a kept connection that is still good; the last one used comes first."""
         with self._lock:
-            return self._idle.pop() if self._idle else None
+            while self._idle:
+                since, connection = self._idle.pop()
+                if time.monotonic() - since < _KEPT_SECONDS and not _has_ended(connection.sock):
+                    return connection
+                connection.close()
+        return None
 
-    def _give_back(self, connection: _Connection, response: http.client.HTTPResponse) -> None:
-        if response.will_close:
-            connection.close()
-            return
+    def _give_back(self, connection: _Connection) -> None:
         with self._lock:
-            self._idle.append(connection)
-
-
-# A kept connection that fails sooner than this had been closed before the request came; later, the model had it.
-_STALE_SECONDS = 1.0
+            self._idle.append((time.monotonic(), connection))
 
 
 class _Connection(http.client.HTTPConnection):
     netloc = ""
-    answering = False
 
 
 class _TlsConnection(http.client.HTTPSConnection):
     netloc = ""
-    answering = False
+
+
+def _has_ended(sock: socket.socket) -> bool:
+    """Return whether the other side has closed: there is something to read where nothing is due."""
+    waiting = select.poll()
+    waiting.register(sock, select.POLLIN)
+    return bool(waiting.poll(0))
 
 
 def _read(response: http.client.HTTPResponse, sock: socket.socket, deadline: float) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import struct
 import threading
 import time
 from collections import deque
@@ -76,8 +77,8 @@ class SageMakerServer:
 
         self.waiting.append(act)
 
-    def cuts_off(self, after: bytes = b"") -> None:
-        self.waiting.append(lambda handler, _: handler.hang_up(after))
+    def cuts_off(self, after: bytes = b"", *, abruptly: bool = False) -> None:
+        self.waiting.append(lambda handler, _: handler.hang_up(after, abruptly))
 
     def close_connections(self) -> None:
         for connection in self._sockets:
@@ -113,9 +114,13 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header(name, value)
         self.end_headers()
 
-    def hang_up(self, after: bytes) -> None:
+    def hang_up(self, after: bytes, abruptly: bool) -> None:
         self.wfile.write(after)
         self.wfile.flush()
+        if abruptly:  # closed like this, it sends a reset
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self.rfile.close()
+            self.connection.close()
         self.close_connection = True
 
     def log_message(self, *_: object) -> None:

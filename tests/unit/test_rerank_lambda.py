@@ -132,6 +132,14 @@ def test_connections_are_kept_and_one_that_died_meanwhile_is_replaced(api):
     assert (api.server.connections, api.calls) == (2, 3)
 
 
+def test_a_connection_that_idled_for_long_is_not_trusted(api, monkeypatch):
+    for kept in (10.0, 0.0):
+        monkeypatch.setattr(sys.modules["sagemaker_runtime"], "_KEPT_SECONDS", kept)
+        api.scores([1.0, 2.0])
+        assert api(BODY)[0] == 200
+    assert (api.server.connections, api.calls) == (2, 2)
+
+
 def test_many_documents_become_parallel_calls_and_one_answer(modules, server, capsys):
     server.reset()
     api = Api(*modules, server, capsys, documents_per_call=10)
@@ -278,6 +286,16 @@ def test_a_connection_that_is_cut_off_is_a_503_and_asked_once(api):
     assert (api(BODY)[0], api.calls) == (503, 1)
     api.server.cuts_off(after=b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{")
     assert (api(BODY)[0], api.calls) == (503, 2)
+
+
+@pytest.mark.parametrize("abruptly", [False, True], ids=["closed", "reset"])
+def test_a_kept_connection_that_is_cut_off_is_not_asked_again_either(api, abruptly):
+    api.scores([1.0, 2.0])
+    assert api(BODY)[0] == 200
+    api.server.cuts_off(abruptly=abruptly)
+    assert (api(BODY)[0], api.server.connections, api.calls) == (503, 1, 2)
+    api.scores([1.0, 2.0])
+    assert (api(BODY)[0], api.server.connections, api.calls) == (200, 2, 3)
 
 
 def test_an_endpoint_that_does_not_listen_is_a_503(api):
