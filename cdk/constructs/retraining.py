@@ -287,26 +287,33 @@ class Retraining(Construct):
         by_approval = sfn.Choice(self, "Approve automatically?")
         automatic = self._package("Register as approved", "Approved", "The approval event starts the deploy state machine")
         pending = self._package("Register for approval", "PendingManualApproval", "A person approves it in the registry")
-        ask = call(
-            self,
+        ask = self._publish(
             "Ask for approval",
-            "sns:publish",
-            {
-                "TopicArn": self._data.topic.topic_arn,
-                "Subject": f"{self._settings.prefix}: a model waits for approval",
-                "Message.$": (
-                    "States.Format('{} Report: {} Approve it to deploy it: ko-reranker models approve {}', "
-                    "$.gate.message, $.gate.link, $.package.arn)"
-                ),
-            },
+            "a model waits for approval",
+            "States.Format('{} Report: {} Approve it to deploy it: ko-reranker models approve {}', "
+            "$.gate.message, $.gate.link, $.package.arn)",
             comment="Deployed when it is approved, by whom and whenever",
-            failure=self._failure,
         )
         waiting = sfn.Succeed(self, "Waiting for approval")
         by_approval.when(
             sfn.Condition.string_equals("$.request.approval", "automatic"), automatic.next(self._wait_for_release())
         ).otherwise(pending.next(ask).next(waiting))
         return sfn.Chain.start(by_approval)
+
+    def _publish(self, name: str, subject: str, message: str, *, comment: str) -> sfn.CustomState:
+        """A state that tells whoever subscribed to the topic; the message is an intrinsic function."""
+        return call(
+            self,
+            name,
+            "sns:publish",
+            {
+                "TopicArn": self._data.topic.topic_arn,
+                "Subject": f"{self._settings.prefix}: {subject}",
+                "Message.$": message,
+            },
+            comment=comment,
+            failure=self._failure,
+        )
 
     def _package(self, name: str, status: str, comment: str) -> sfn.CustomState:
         source = {"S3DataType": "S3Prefix", "CompressionType": "None", "S3Uri.$": "$.training.model_data"}
@@ -370,7 +377,13 @@ class Retraining(Construct):
             self, "Count the look", parameters={"polls.$": "States.MathAdd($.wait.polls, 1)"}, result_path="$.wait"
         )
         status = "$.release.Item.status.S"
-        released = sfn.Succeed(self, "Released", comment="The endpoint serves the new model")
+        tell = self._publish(
+            "Tell of the release",
+            "a model was released",
+            "States.Format('{} {} Report: {}', $.package.arn, $.gate.message, $.gate.link)",
+            comment="By what figures it came through, and where they stand",
+        )
+        released = tell.next(sfn.Succeed(self, "Released", comment="The endpoint serves the new model"))
         not_released = sfn.Fail(self, "Not released", error="NotReleased", cause_path="$.release.Item.reason.S")
         too_long = sfn.Fail(
             self,

@@ -177,6 +177,15 @@ def test_a_package_says_what_it_comes_from_where_nothing_expires(prod: Templates
         assert not [place for place in places if "runs/" in json.dumps(place)]
 
 
+def test_every_notice_about_a_candidate_has_its_figures_and_the_reports_link(prod: Templates) -> None:
+    states = dict(machines(prod["pipeline"]))["retrain"]["States"]
+    for name in ("Ask for approval", "Tell of the release"):
+        message = states[name]["Parameters"]["Message.$"]
+        assert "$.gate.message" in message and "$.gate.link" in message
+    # A rejection stops the execution, and its cause is what the rule on stopped executions publishes.
+    assert states[states["Register as rejected"]["Next"]]["CausePath"] == "$.gate.reason"
+
+
 def test_the_live_model_is_read_at_deploy_time_from_the_parameter_that_the_data_stack_keeps(prod: Templates) -> None:
     parameters = prod["serving"]["Parameters"].values()
     live = [p for p in parameters if p.get("Default") == "/ko-reranker/prod/live-model"]
