@@ -142,6 +142,23 @@ def test_a_service_that_is_not_there_is_said_so():
     assert len(service.requests) == QUICK.attempts
 
 
+@pytest.mark.parametrize(
+    "content", [b"<html>Sign in</html>", b"[]", b"{}", b'{"results": [{"index": 9, "relevance_score": 1.0}]}']
+)
+def test_an_answer_that_is_no_ranking_is_said_so(content):
+    service = Service(httpx.Response(200, content=content))
+    with service.client() as client, pytest.raises(ServerError, match="base_url"):
+        client.rerank("질문", DOCUMENTS)
+    assert len(service.requests) == 1
+
+
+@pytest.mark.parametrize("base_url", ["", "rerank.example.com", "ftp://rerank.example.com"])
+def test_a_base_url_that_is_none_is_refused_at_once(base_url):
+    for kind in (RerankClient, AsyncRerankClient):
+        with pytest.raises(ValueError, match="https://"):
+            kind(base_url)
+
+
 def test_a_sagemaker_endpoint_is_asked_with_a_signature():
     wrapped = {"OriginalStatusCode": 429, "OriginalMessage": json.dumps(ProtocolError(429, "busy").body()), "Message": "…"}
     service = Service(httpx.Response(424, json=wrapped))

@@ -24,6 +24,8 @@ class _Target:
     """Where requests go, and how often."""
 
     def __init__(self, base_url: str, api_key: str | None, timeout: float, retries: Retries | None) -> None:
+        if not base_url.startswith(("https://", "http://")):
+            raise ValueError(f"base_url must begin with https:// or http://, is {base_url!r}")
         self._url = base_url.rstrip("/") + "/v2/rerank"
         self._timeout = httpx.Timeout(timeout, connect=min(5.0, timeout))
         self._retries = retries or Retries()
@@ -51,7 +53,7 @@ class _Target:
             runtime_url: of SageMaker's runtime API; None is AWS's own.
         """
         url, auth = endpoint_target(name, region, session, runtime_url)
-        client = cls("", None, timeout=timeout, retries=retries, **options)
+        client = cls(url, None, timeout=timeout, retries=retries, **options)
         client._url, client._auth = url, auth
         return client
 

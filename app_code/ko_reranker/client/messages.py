@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .errors import StatusError, error_for
+from .errors import ServerError, StatusError, error_for
 
 Document = str | Mapping[str, Any]
 
@@ -63,13 +63,20 @@ def write_request(query: str, documents: Sequence[Document], options: Mapping[st
 
 
 def read_answer(body: bytes, documents: Sequence[Document]) -> Ranking:
-    """Return the ranking that an answer holds."""
-    answer = json.loads(body)
-    results = tuple(
-        RankedDocument(item["index"], item["relevance_score"], documents[item["index"]]) for item in answer["results"]
-    )
-    tokens = answer["usage"]["total_tokens"]
-    return Ranking(results, answer["model"], tokens, tuple(answer["meta"]["warnings"]), answer["id"])
+    """Return the ranking that an answer holds.
+
+    Raises:
+        ServerError: when it holds none, as a sign-in page that a proxy answers with doesn't.
+    """
+    try:
+        answer = json.loads(body)
+        results = tuple(
+            RankedDocument(item["index"], item["relevance_score"], documents[item["index"]]) for item in answer["results"]
+        )
+        tokens = answer["usage"]["total_tokens"]
+        return Ranking(results, answer["model"], tokens, tuple(answer["meta"]["warnings"]), answer["id"])
+    except (ValueError, LookupError, TypeError):
+        raise ServerError(200, "the answer is no ranking: does base_url name the rerank API?") from None
 
 
 def read_error(status: int, body: bytes, request_id: str | None) -> StatusError:
