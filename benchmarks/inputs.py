@@ -27,6 +27,10 @@ class Request:
         """Return the request with its best passages only."""
         return Request(self.query, self.documents[:count])
 
+    def every_second(self) -> Request:
+        """Return the request with half of its passages, good and bad ones."""
+        return Request(self.query, self.documents[::2])
+
 
 @cache
 def requests() -> tuple[Request, ...]:

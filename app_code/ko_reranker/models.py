@@ -1,4 +1,4 @@
-"""From a model's address to a folder on disk: a path, an S3 prefix, a Hugging Face hub id, or the tiny sample model."""
+"""From a model's address to a folder on disk: a path, an S3 prefix, a Hugging Face hub id, or a model of the package's own."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 TINY_MODEL = "sample:tiny"
+MINI_MODEL = "sample:mini"
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _HUB_FILES = ("*.json", "*.safetensors", "*.txt", "*.model")
 
@@ -29,8 +30,8 @@ def resolve_model(uri: str | Path) -> Path:
     """Return a folder that holds the model, downloading it if need be.
 
     Args:
-        uri: a folder, ``s3://bucket/prefix/``, a hub id such as ``BAAI/bge-reranker-v2-m3``, or ``sample:tiny``, the
-            untrained demonstration model.
+        uri: a folder, ``s3://bucket/prefix/``, a hub id such as ``BAAI/bge-reranker-v2-m3``, ``sample:mini``, the
+            small Korean reranker that ships with the package, or ``sample:tiny``, the untrained demonstration model.
 
     Raises:
         ModelNotFoundError: saying what was looked for and what to do.
@@ -38,6 +39,8 @@ def resolve_model(uri: str | Path) -> Path:
     address = str(uri)
     if address == TINY_MODEL:
         return _tiny_model()
+    if address == MINI_MODEL:
+        return _mini_model()
     if address.startswith("s3://"):
         return _checked(_download_s3(address), address)
     folder = Path(address).expanduser()
@@ -63,6 +66,13 @@ def _tiny_model() -> Path:
 
     folder = cache_dir() / f"tiny-{tiny_model.version()}"
     return folder if folder.is_dir() else _publish(folder, tiny_model.build)
+
+
+def _mini_model() -> Path:
+    from ko_reranker.samples import packed
+
+    folder = cache_dir() / f"mini-{packed.version(packed.MINI)}"
+    return folder if folder.is_dir() else _publish(folder, lambda draft: packed.unpack(packed.MINI, draft))
 
 
 def _download_s3(address: str) -> Path:

@@ -12,13 +12,15 @@ the request. The SDK's `ModelTrainer` writes a request of its own, and wants a r
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
+import logging
 import os
 import re
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -168,5 +170,33 @@ def _start(stage: Stage, request: Mapping[str, Any], follow: bool) -> TrainingJo
     CloudWatchLogsClient.client = stage.client("logs")
     job = TrainingJob.create(session=session, region=stage.region, **transform(request, "CreateTrainingJobRequest"))
     if follow:
-        job.wait(logs=True)
+        with _log_shown():
+            job.wait(logs=True)
     return job
+
+
+@contextlib.contextmanager
+def _log_shown() -> Iterator[None]:
+    """Show what the SDK logs while it waits, the job's own lines among it, unless the application sees to its log itself."""
+    logger = logging.getLogger("sagemaker.core.resources")
+    if logger.isEnabledFor(logging.INFO) and logger.hasHandlers():
+        yield
+        return
+    level, handler = logger.level, _ConsoleHandler(logging.INFO)
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+
+
+class _ConsoleHandler(logging.Handler):
+    """Prints above the panel that the SDK keeps up to date on the same console, without cutting lines."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        from rich import get_console
+
+        # The SDK says of a line that it is the job's by switching markup off.
+        get_console().print(record.getMessage(), markup=getattr(record, "markup", True), highlight=False, soft_wrap=True)

@@ -38,7 +38,8 @@ class KoReranker:
 
     def __init__(self, folder: str, threads: int, dtype: str = "fp32", device: str = "cpu") -> None:
         self.tally, self.threads = Tally(), threads
-        workers = {"workers": threads} if device == "cpu" else {}
+        workers = {"workers": threads} if threads and device == "cpu" else {}
+        self.device = torch.device(device)
         self.ranker = load_ranker(folder, device=device, dtype=dtype, max_chunks=1, observer=self.tally, **workers)
         self.ranker.encoder = PairEncoder(self.ranker.encoder.tokenizer, self.ranker.max_length)
 
@@ -73,19 +74,42 @@ class KoReranker:
                 taken[name].append((time.process_time() - began) * 1000)
         return {name: sorted(times)[len(times) // 2] for name, times in taken.items()}
 
-    def product_rate(self, products: list[tuple[int, int]], seconds: float) -> float:
-        """Return the floating-point operations a second of a layer's matrix products at the token budget, fp32.
+    def device_name(self) -> str:
+        """Return the name of the GPU, or cpu."""
+        return torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "cpu"
 
-        Each product by the better of PyTorch's two ways to it (MKL, and oneDNN with the weight laid out beforehand), on as many
-        threads at once as the engine has workers.
+    def product_rate(self, products: list[tuple[int, int]], seconds: float) -> float:
+        """Return the floating-point operations a second of a layer's matrix products at the token budget.
+
+        On a CPU in fp32, each product by the better of PyTorch's two ways to it (MKL, and oneDNN with the weight laid out
+        beforehand), on as many threads at once as the engine has workers; on a GPU in bf16.
         """
         rows = self.ranker.engine.batch_tokens
+        if self.device.type == "cuda":
+            taken = sum(self._seconds_on_gpu(rows, inputs, outputs, seconds) for inputs, outputs in products)
+            return sum(2.0 * rows * inputs * outputs for inputs, outputs in products) / taken
         flops = taken = 0.0
         for inputs, outputs in products:
             best = min(self._product_seconds(way, rows, inputs, outputs, seconds) for way in (_plain, _prepacked))
             flops += 2.0 * rows * inputs * outputs * self.threads
             taken += best
         return flops / taken
+
+    def _seconds_on_gpu(self, rows: int, inputs: int, outputs: int, seconds: float) -> float:
+        """Return the seconds of one product among many that are queued one behind the other."""
+        left, right = (torch.randn(count, inputs, device=self.device, dtype=torch.bfloat16) for count in (rows, outputs))
+        with torch.inference_mode():
+            for _ in range(5):
+                F.linear(left, right)
+            start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+            count, until = 0, time.perf_counter() + seconds
+            start.record()
+            while time.perf_counter() < until:
+                F.linear(left, right)
+                count += 1
+            end.record()
+        end.synchronize()
+        return start.elapsed_time(end) / 1000 / count
 
     def _product_seconds(
         self, way: Callable[[torch.Tensor], Callable], rows: int, inputs: int, outputs: int, seconds: float

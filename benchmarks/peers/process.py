@@ -50,7 +50,7 @@ class ScorerProcess:
 
     Args:
         environment: one of `ENVIRONMENTS`.
-        cores: how many cores it may use.
+        cores: how many cores it may use; 0 for all.
         scorer: its name in `worker.SCORERS`.
         arguments: of its constructor, beside ``threads``.
     """
@@ -117,8 +117,11 @@ class ScorerProcess:
 
 
 def quiet_environment(cores: int) -> dict[str, str]:
-    """Return the environment of a scorer: as many threads as cores, no network, no usage statistics, no progress bars."""
-    threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(cores))
+    """Return the environment of a scorer: as many threads as cores, no network, no usage statistics, no progress bars.
+
+    With 0 cores it decides itself how many threads it has.
+    """
+    threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(cores)) if cores else {}
     offline = {"HF_HUB_OFFLINE": "1", "DO_NOT_TRACK": "1", "INFINITY_ANONYMOUS_USAGE_STATS": "0", "TQDM_DISABLE": "1"}
-    parallel = "true" if cores > 1 else "false"
+    parallel = "false" if cores == 1 else "true"
     return {**os.environ, **threads, **offline, "TOKENIZERS_PARALLELISM": parallel, "PYTHONWARNINGS": "ignore"}

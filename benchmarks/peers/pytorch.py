@@ -16,6 +16,12 @@ import torch
 MAX_TOKENS = 512
 
 
+def _use(threads: int) -> None:
+    """Set PyTorch's threads; 0 leaves them as they are."""
+    if threads:
+        torch.set_num_threads(threads)
+
+
 class _Scorer:
     packages: tuple[str, ...] = ()
 
@@ -42,7 +48,7 @@ class Transformers(_Scorer):
     def __init__(self, folder: str, threads: int, device: str = "cpu") -> None:
         from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-        torch.set_num_threads(threads)
+        _use(threads)
         self.tokenizer = AutoTokenizer.from_pretrained(folder)
         self.model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32).to(device).eval()
 
@@ -65,7 +71,7 @@ class Pipeline(_Scorer):
     def __init__(self, folder: str, threads: int) -> None:
         from transformers import pipeline
 
-        torch.set_num_threads(threads)
+        _use(threads)
         self.pipeline = pipeline("text-classification", model=folder, device=-1)
 
     def score(self, query: str, documents: list[str], batch: int | None = None) -> list[float]:
@@ -81,11 +87,12 @@ class FlagEmbedding(_Scorer):
 
     packages = ("FlagEmbedding",)
 
-    def __init__(self, folder: str, threads: int) -> None:
+    def __init__(self, folder: str, threads: int, device: str = "cpu") -> None:
         from FlagEmbedding import FlagReranker
 
-        torch.set_num_threads(threads)
-        self.reranker = FlagReranker(folder, devices="cpu")
+        _use(threads)
+        # Its manual's setting for a GPU; on a CPU it computes in fp32 whatever is asked for.
+        self.reranker = FlagReranker(folder, devices=device, use_fp16=device != "cpu")
 
     def score(self, query: str, documents: list[str], batch: int | None = None) -> list[float]:
         more = {} if batch is None else {"batch_size": batch}
@@ -97,11 +104,12 @@ class SentenceTransformers(_Scorer):
 
     packages = ("sentence-transformers",)
 
-    def __init__(self, folder: str, threads: int) -> None:
+    def __init__(self, folder: str, threads: int, device: str = "cpu") -> None:
         from sentence_transformers import CrossEncoder
 
-        torch.set_num_threads(threads)
-        self.model = CrossEncoder(folder, device="cpu", max_length=MAX_TOKENS)
+        _use(threads)
+        more = {} if device == "cpu" else {"model_kwargs": {"dtype": "bfloat16"}}
+        self.model = CrossEncoder(folder, device=device, max_length=MAX_TOKENS, **more)
 
     def score(self, query: str, documents: list[str], batch: int | None = None) -> list[float]:
         more = {} if batch is None else {"batch_size": batch}
@@ -115,7 +123,7 @@ class Infinity(_Scorer):
     packages = ("infinity-emb",)
 
     def __init__(self, folder: str, threads: int) -> None:
-        torch.set_num_threads(threads)
+        _use(threads)
         self.folder, self.batch, self.engine = folder, None, None
         self.loop = asyncio.new_event_loop()
         threading.Thread(target=self.loop.run_forever, daemon=True).start()

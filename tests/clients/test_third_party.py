@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
+from pathlib import Path
 
 import boto3
 import cohere
@@ -23,6 +25,8 @@ from llama_index.core.schema import NodeWithScore, TextNode
 from llama_index.postprocessor.cohere_rerank import CohereRerank as LlamaCohereRerank
 from llama_index.postprocessor.tei_rerank import TextEmbeddingInference
 from rerankers.models.api_rankers import APIRanker
+
+EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
 
 
 def nodes() -> list[NodeWithScore]:
@@ -127,7 +131,7 @@ def test_rerankers(url, key, expected, provider, path):
 
 
 def test_boto3_with_the_body_of_the_model_card(scores):
-    """The card's own words: pairs in, a label and a score for each out."""
+    """The card's own words, and OpenSearch's for a model in SageMaker: pairs in, a label and a score for each out."""
     body = json.dumps({"inputs": [{"text": QUERY, "text_pair": document} for document in DOCUMENTS]})
     client = boto3.client("sagemaker-runtime")
     answer = client.invoke_endpoint(EndpointName=os.environ["RERANK_ENDPOINT"], ContentType="application/json", Body=body)
@@ -136,9 +140,21 @@ def test_boto3_with_the_body_of_the_model_card(scores):
     assert {item["label"] for item in said} == {"LABEL_0"}
 
 
+def test_an_opensearch_connector(url, key, expected):
+    """The example's request, filled in as ml-commons' functions for Cohere's rerank do."""
+    [action] = json.loads((EXAMPLES / "opensearch_connector.json").read_text())["actions"]
+    query = json.dumps(f'"{QUERY}"\t')[1:-1]
+    given = {"query": query, "documents": json.dumps(DOCUMENTS), "top_n": str(len(DOCUMENTS))}
+    body = re.sub(r"\$\{parameters\.(\w+)\}", lambda found: given[found[1]], action["request_body"])
+    headers = {name: value.replace("${credential.key}", key) for name, value in action["headers"].items()}
+    answer = httpx.post(action["url"].replace("https://HOST", url), content=body, headers=headers, timeout=30)
+    results = answer.json()["results"]
+    assert {item["index"] for item in results} == set(expected)
+    assert all(isinstance(item["relevance_score"], float) for item in results)
+
+
 @pytest.mark.parametrize("header", ["Authorization: {}", "Authorization: Bearer {}", "x-api-key: {}", "api-key: {}"])
-def test_an_opensearch_connector_with_the_key_in_any_header(url, key, expected, header):
-    """What ml-commons sends for a connector with the pre-process function for Cohere's rerank."""
+def test_a_key_in_any_header(url, key, expected, header):
     name, _, value = header.format(key).partition(": ")
     body = {"query": QUERY, "documents": DOCUMENTS, "top_n": 3, "return_documents": False, "model": "rerank-v3.5"}
     answer = httpx.post(f"{url}/v2/rerank", json=body, headers={name: value}, timeout=30)

@@ -88,7 +88,7 @@ def assert_same_weights(one: TrainingFolders, other: TrainingFolders) -> None:
 
 def test_every_shipped_recipe_is_valid_and_v1_is_the_published_one() -> None:
     recipes = {name: load_recipe({"recipe": name}) for name in recipe_names()}
-    assert set(recipes) == {"ko-reranker-v1", "ko-reranker-v2", "tiny"}
+    assert set(recipes) == {"ko-reranker-v1", "ko-reranker-v2", "mini", "tiny"}
     v1 = recipes["ko-reranker-v1"]
     assert (v1.base_model, v1.learning_rate, v1.precision) == ("BAAI/bge-reranker-large", 5e-6, "fp16")
     assert (v1.epochs, v1.batch_queries, v1.group_size, v1.max_length, v1.weight_decay) == (3, 32 * 4, 3, 512, 0.01)

@@ -201,13 +201,14 @@ def _package(build: Build, folder: Path) -> dict:
 
 
 def _evaluation(build: Build, folder: Path) -> dict:
+    from ko_reranker.evaluation.questions import read_test_set
     from training_job.evaluate import EvaluationSettings, evaluate, write_report
 
     results = {}
     models = {"bm25-morphemes": "bm25:morphemes", "mini": str(build.work / "package/model")}
     for name, (questions, passages) in test_sets(build.corpus).items():
         _write_beir(folder / name / "data", questions, passages)
-        report, _, _ = evaluate([folder / name / "data"], EvaluationSettings(models, candidates=50, fuse=0.5))
+        report, _, _ = evaluate(read_test_set([folder / name / "data"]), EvaluationSettings(models, candidates=50, fuse=0.5))
         write_report(folder / name, report)
         results[name] = {
             row: {metric: values[metric] for metric in ("mrr", "ndcg@10")} for row, values in report["rows"].items()

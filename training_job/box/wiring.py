@@ -24,7 +24,7 @@ from transformers import BertModel
 _HEADS = 2
 _SHARPNESS = 1.0  # score of two equal pieces per dimension of the projection; others score 0 on average
 _LOUDNESS = 0.3  # of a match, relative to a token's state
-_RANK = 128  # leading directions; the ones behind them tell places apart rather than pieces
+_RANK = 128  # leading directions, at most a half; the ones behind them tell places apart rather than pieces
 
 
 def wire_matching_heads(encoder: BertModel, texts: Sequence[Sequence[int]]) -> dict[str, float]:
@@ -45,15 +45,16 @@ def wire_matching_heads(encoder: BertModel, texts: Sequence[Sequence[int]]) -> d
         teller = _teller(first, second)  # (width,), bias: -1 for the question, 1 for the passage
         # Whitened: what all pieces share says nothing about one.
         values, directions = torch.linalg.eigh(torch.cov(both.T))
-        leading = directions[:, -_RANK:] / values[-_RANK:].sqrt()  # (width, rank)
+        rank = min(_RANK, len(values) // 2)
+        leading = directions[:, -rank:] / values[-rank:].sqrt()  # (width, rank)
         # The very last direction is the one that the norm before it leaves empty and the one behind it would take out.
         quiet = directions[:, 1]
         loudness = _LOUDNESS * first.norm(dim=1).mean()
         chosen = _quietest_heads(layer, first)[:_HEADS]
         for head in chosen:
             rows = slice(head * size, (head + 1) * size)
-            mixing = torch.linalg.qr(torch.randn(_RANK, size, generator=generator))[0] * math.sqrt(_RANK / size)
-            projection = (leading @ mixing).T * math.sqrt(_SHARPNESS * math.sqrt(size)) * math.sqrt(size / _RANK)
+            mixing = torch.linalg.qr(torch.randn(rank, size, generator=generator))[0] * math.sqrt(rank / size)
+            projection = (leading @ mixing).T * math.sqrt(_SHARPNESS * math.sqrt(size)) * math.sqrt(size / rank)
             for linear in (attention.query, attention.key):
                 linear.weight[rows] = projection
                 linear.bias[rows] = -projection @ middle
