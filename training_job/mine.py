@@ -3,8 +3,9 @@
 Hard negatives are passages that BM25 over Korean morphemes ranks high for the query and that do not answer it. Those that
 probably do (equal to a positive, nearly equal, or judged so by a teacher) are left out; what is then missing is filled at
 random. Each split draws from its own passages: a dev passage in training would be seen before its question is asked. Reads
-train.jsonl and dev.jsonl, writes them again, and `mining.json` with the counts. With a teacher, every record also gets the
-scores of its passages (`pos_scores`, `neg_scores`), from which training can learn (`distillation_weight`).
+train.jsonl and dev.jsonl, writes them again, and `mining.json` with the counts; a manifest.json comes along. With a teacher,
+every record also gets the scores of its passages (`pos_scores`, `neg_scores`), from which training can learn
+(`distillation_weight`).
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import hashlib
 import json
 import os
 import random
+import shutil
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -91,6 +93,10 @@ def mine(folders: ProcessingFolders, settings: MiningSettings) -> dict:
             **{name: counts[name] for name in names},
         }
     write_json(folders.output / "mining.json", report)
+    # The run card names what the model was trained on by the manifest's hash, mined or not.
+    manifest = folders.dataset / "manifest.json"
+    if manifest.is_file():
+        shutil.copyfile(manifest, folders.output / manifest.name)
     return report
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 import urllib.error
 import urllib.request
 from typing import Any
+from urllib.parse import urlsplit
 
 import cohere
 import pytest
@@ -91,8 +93,11 @@ def test_a_package_leads_to_its_figures_its_run_card_and_its_data(deployed: Depl
 
     assert linked(package["ModelMetrics"]["ModelQuality"]["Statistics"]["S3Uri"])["rows"]["candidate"]
     assert linked(properties["golden"])["queries"]
-    assert linked(properties["run_card"])["versions"]["torch"]
-    manifest = linked(properties["manifest"])
+    manifest, card = linked(properties["manifest"]), linked(properties["run_card"])
+    assert card["versions"]["torch"]
+    # What was trained on came from this manifest, mined or not.
+    stored = deployed.stage.client("s3").get_object(Bucket=bucket, Key=urlsplit(properties["manifest"]).path.lstrip("/"))
+    assert card["dataset"]["beside"]["manifest.json"] == hashlib.sha256(stored["Body"].read()).hexdigest()
     assert manifest["sha256"].keys() == {"train", "dev"}
     assert manifest["sources"][0]["key"].startswith(f"raw/{properties['dataset']}/")
     job = deployed.stage.client("sagemaker").describe_training_job(TrainingJobName=output["training"]["job"])
