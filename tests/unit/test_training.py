@@ -34,7 +34,7 @@ from ko_reranker.rankers import load_ranker
 from ko_reranker.samples import paths, tiny_model
 from training_job import launch
 from training_job.loop import groups
-from training_job.loop.worker import Worker
+from training_job.loop.worker import Worker, precision_on
 from training_job.mine import MiningSettings, mine
 from training_job.settings import load_recipe, recipe_names
 from training_job.train import train
@@ -335,7 +335,15 @@ def test_fp16_on_a_cpu_trains_in_fp32_and_says_so(tmp_path, records, capsys) -> 
     assert "fp16 needs a GPU" in capsys.readouterr().out
 
 
-def test_bf16_trains_too_and_keeps_the_weights_in_fp32(tmp_path, records) -> None:
+@pytest.mark.parametrize(("capable", "used"), [(True, "bf16"), (False, "fp32")])
+def test_a_cpu_trains_in_bf16_if_it_can(monkeypatch, capable, used) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True, "avx512_bf16": capable})
+    assert precision_on(torch.device("cpu"), "bf16")[0] == used
+    assert precision_on(torch.device("cpu"), "fp16")[0] == "fp32"
+
+
+def test_bf16_trains_too_and_keeps_the_weights_in_fp32(tmp_path, records, monkeypatch) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
     folders = job(tmp_path, records[:5])
     train(load_recipe(QUICK | {"precision": "bf16"}), folders, ALONE)
     assert {value.dtype for value in weights(folders).values()} == {torch.float32}
@@ -501,7 +509,9 @@ def test_mining_tops_up_negatives_of_each_split_from_its_own_passages(tmp_path, 
     splits = {"train": records[:14], "dev": records[14:]}
     for name, part in splits.items():
         write_jsonl(folders.dataset / f"{name}.jsonl", [record.to_json() for record in part])
+    (folders.dataset / "manifest.json").write_text('{"records": 22}')
     report = mine(folders, MiningSettings(negatives=5))
+    assert (folders.output / "manifest.json").read_text() == '{"records": 22}', "the run card names it by its hash"
     for name, part in splits.items():
         mined = list(read_record_file(folders.output / f"{name}.jsonl"))
         own = {passage for record in part for passage in (*record.positives, *record.negatives)}

@@ -32,8 +32,8 @@ class Mixture:
         seed: of the draw.
     """
 
-    told: int | None = 4000
-    headings: int | None = 3000
+    told: int | None = 1500
+    headings: int | None = 1000
     seed: int = 0
 
 
