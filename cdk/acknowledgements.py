@@ -140,7 +140,8 @@ def _findings(settings: Settings) -> Iterator[tuple[str, str, str, str]]:
         "APIG4",
         "The API's description is open, as its documentation is.",
     )
-    for method in ("ANY", "{proxy+}/ANY", "health/GET", "openapi.json/GET"):
+    methods = ("ANY", "{proxy+}/ANY", "health/GET", "health/ANY", "openapi.json/GET", "openapi.json/ANY")
+    for method in methods:
         yield "api", f"Api/Default/{method}/Resource", "COG4", keys
     push = f"IAM4[Policy::{_ARN}:iam::aws:policy/service-role/AmazonAPIGatewayPushToCloudWatchLogs]"
     yield "api", "Api/CloudWatchRole/Resource", push, "The managed policy is what API Gateway asks for in its account settings."

@@ -105,14 +105,15 @@ class ApiStack(cdk.Stack):
         )
         timeout = cdk.Duration.seconds(29)
         integration = apigateway.LambdaIntegration(rerank.function, proxy=True, timeout=timeout, allow_test_invoke=False)
-        for open_to_all in ("health", "openapi.json"):
-            resource = api.root.add_resource(open_to_all)
-            resource.add_method("GET", integration, authorization_type=apigateway.AuthorizationType.NONE)
         protected = {
             "authorizer": keys,
             "authorization_type": apigateway.AuthorizationType.CUSTOM,
             "api_key_required": True,
         }
+        for open_to_all in ("health", "openapi.json"):
+            resource = api.root.add_resource(open_to_all)
+            resource.add_method("GET", integration, authorization_type=apigateway.AuthorizationType.NONE)
+            resource.add_method("ANY", integration, **protected)  # other methods are told that they are wrong
         api.root.add_method("ANY", integration, **protected)
         api.root.add_resource("{proxy+}").add_method("ANY", integration, **protected)
 

@@ -1,6 +1,6 @@
 """Retrieve, rerank, write a prompt: with LangChain.
 
-pip install 'ko-reranker[langchain]'
+pip install httpx langchain-core && pip install --no-deps .    # in a clone of the repository
 RERANK_URL=https://HOST RERANK_KEY=KEY python docs/examples/rag_langchain.py
 """
 

@@ -1,6 +1,6 @@
 """Retrieve, rerank, write a prompt: with LlamaIndex.
 
-pip install 'ko-reranker[llamaindex]'
+pip install httpx llama-index-core && pip install --no-deps .    # in a clone of the repository
 RERANK_URL=https://HOST RERANK_KEY=KEY python docs/examples/rag_llamaindex.py
 """
 

@@ -11,7 +11,8 @@ from deployed_stage import Deployed
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ko_reranker.client import AuthenticationError, RerankClient
+from ko_reranker.client import AuthenticationError, RateLimitError, RerankClient
+from ko_reranker.client.retries import Retries
 from ko_reranker.operations import api_keys
 
 DOCUMENTS = ["부산은 항구다.", "서울의 인구는 940만 명이다."]
@@ -31,8 +32,48 @@ def test_a_key_is_made_works_and_is_refused_once_it_is_disabled(deployed: Deploy
             client.rerank(BODY["query"], DOCUMENTS)
 
 
+def test_with_credentials_the_endpoint_itself_is_asked(deployed: Deployed, monkeypatch: pytest.MonkeyPatch) -> None:
+    stage = deployed.stage
+    for name, value in deployed.cloud.environment().items():
+        monkeypatch.setenv(name, value)
+    with RerankClient(stage.api_url, stage.api_key) as client:
+        public = client.rerank(BODY["query"], DOCUMENTS)
+    with RerankClient.for_endpoint(stage.output("EndpointName")) as client:
+        assert client.rerank(BODY["query"], DOCUMENTS).results == public.results
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "another")
+    with RerankClient.for_endpoint(stage.output("EndpointName")) as client, pytest.raises(AuthenticationError):
+        client.rerank(BODY["query"], DOCUMENTS)
+
+
 def test_an_unknown_key_is_refused(deployed: Deployed) -> None:
     with RerankClient(deployed.stage.api_url, "w" * 30) as client, pytest.raises(AuthenticationError):
+        client.rerank(BODY["query"], DOCUMENTS)
+
+
+@pytest.mark.parametrize(
+    ("name", "limits", "error_type", "retry_after"),
+    [
+        ("throttle", {"throttle": {"rateLimit": 0.01, "burstLimit": 1}}, "overloaded", "1"),
+        ("quota", {"quota": {"limit": 1, "period": "MONTH"}}, "quota", "3600"),
+    ],
+)
+def test_past_a_keys_limit_the_answer_tells_when_to_come_again(
+    deployed: Deployed, name: str, limits: dict, error_type: str, retry_after: str
+) -> None:
+    gateway = deployed.stage.client("apigateway")
+    plans = gateway.get_usage_plans()["items"]
+    stages = next(plan["apiStages"] for plan in plans if plan["name"] == f"{deployed.stage.prefix}-standard")
+    plan = gateway.create_usage_plan(name=f"test-{name}", apiStages=stages, **limits)
+    key = gateway.create_api_key(name=f"test-{name}", enabled=True)
+    gateway.create_usage_plan_key(usagePlanId=plan["id"], keyId=key["id"], keyType="API_KEY")
+    url, headers = f"{deployed.stage.api_url}/v2/rerank", {"Authorization": f"Bearer {key['value']}"}
+    first, second = (httpx.post(url, json=BODY, headers=headers, timeout=30) for _ in range(2))
+    assert (first.status_code, second.status_code) == (200, 429)
+    said = second.json()
+    assert (said["error_type"], second.headers["Retry-After"]) == (error_type, retry_after)
+    assert said["message"] == said["detail"] == said["error"]["message"]
+    impatient = RerankClient(deployed.stage.api_url, key["value"], retries=Retries(attempts=1))
+    with impatient as client, pytest.raises(RateLimitError, match=said["message"]):
         client.rerank(BODY["query"], DOCUMENTS)
 
 
@@ -58,14 +99,21 @@ def test_every_kind_of_route_reaches_the_function(deployed: Deployed, path: str)
 
 @pytest.mark.parametrize(
     ("method", "path", "status"),
-    [("POST", "/", 404), ("GET", "/nowhere", 404), ("GET", "/v2/rerank", 405), ("DELETE", "/v1/models", 405)],
+    [
+        ("POST", "/", 404),
+        ("GET", "/nowhere", 404),
+        ("GET", "/v2/rerank", 405),
+        ("DELETE", "/v1/models", 405),
+        ("POST", "/health", 405),
+        ("PUT", "/openapi.json", 405),
+    ],
 )
 def test_a_wrong_path_or_method_is_told_by_the_function(deployed: Deployed, method: str, path: str, status: int) -> None:
     answer = httpx.request(method, deployed.stage.api_url + path, headers={"api-key": deployed.stage.api_key}, timeout=30)
     said = answer.json()
     assert answer.status_code == status == said["error"]["code"]
     assert said["message"] == said["detail"] == said["error"]["message"]
-    assert answer.headers.get("Allow") == {404: None, 405: "GET" if path == "/v1/models" else "POST"}[status]
+    assert answer.headers.get("Allow") == {404: None, 405: "POST" if path == "/v2/rerank" else "GET"}[status]
 
 
 def test_the_description_is_true_of_what_is_deployed(deployed: Deployed) -> None:

@@ -13,7 +13,7 @@ from .errors import ConnectionFailedError, RerankError, TimedOutError
 from .fusing import Fusion
 from .messages import Document, Ranking, read_answer, read_error, write_request
 from .retries import Retries
-from .signing import endpoint_target
+from .signing import endpoint_target, endpoint_tls
 
 _JSON = {"Content-Type": "application/json", "Accept": "application/json"}
 
@@ -50,9 +50,10 @@ class _Target:
             name: the endpoint's name.
             region: where it is; None takes the session's.
             session: a boto3 session; None makes one.
-            runtime_url: of SageMaker's runtime API; None is AWS's own.
+            runtime_url: of SageMaker's runtime API, such as a VPC endpoint's; None is the one that boto3 would call.
         """
         url, auth = endpoint_target(name, region, session, runtime_url)
+        options.setdefault("verify", endpoint_tls())
         client = cls(url, None, timeout=timeout, retries=retries, **options)
         client._url, client._auth = url, auth
         return client

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import ssl
 from collections.abc import Generator
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 
@@ -48,5 +51,12 @@ def endpoint_target(name: str, region: str | None, session: Any, url: str | None
         raise ValueError("no AWS region: give region, or set AWS_REGION")
     if session.get_credentials() is None:
         raise ValueError("no AWS credentials: run `aws configure`, `aws sso login`, or set AWS_PROFILE")
-    base = url or f"https://runtime.sagemaker.{region}.amazonaws.com"
-    return f"{base.rstrip('/')}/endpoints/{name}/invocations", SageMakerAuth(session, region)
+    # boto3 knows the partitions' hosts, and AWS_ENDPOINT_URL.
+    base = url or session.client("sagemaker-runtime", region_name=region).meta.endpoint_url
+    return f"{base.rstrip('/')}/endpoints/{quote(name, safe='')}/invocations", SageMakerAuth(session, region)
+
+
+def endpoint_tls() -> ssl.SSLContext | bool:
+    """Return whom to trust, as boto3 does: the authorities that AWS_CA_BUNDLE names, or the usual ones."""
+    bundle = os.environ.get("AWS_CA_BUNDLE")
+    return ssl.create_default_context(cafile=bundle) if bundle else True
