@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import time
@@ -32,7 +33,7 @@ from ko_reranker.evaluation.comparison import (
 )
 from ko_reranker.evaluation.questions import TestSet, TestSetError, read_test_set
 from ko_reranker.evaluation.report import render_report
-from ko_reranker.models import ModelNotFoundError
+from ko_reranker.models import ModelNotFoundError, resolve_model
 from ko_reranker.rankers import RankerError, load_ranker
 from ko_reranker.text import normalise
 from training_job.mine import write_json
@@ -41,6 +42,8 @@ from training_job.mine import write_json
 BM25_ADDRESSES = {"bm25:morphemes": "morphemes", "bm25:morphemes+bigrams": "morphemes+bigrams"}
 FUSED = "+bm25"
 _PROGRESS_SECONDS = 10.0
+# What of a model folder scores depend on.
+_LOADED = ("*.json", "*.safetensors", "*.model", "*.txt")
 
 
 @dataclass(frozen=True)
@@ -113,10 +116,11 @@ def evaluate(test_set: TestSet, settings: EvaluationSettings) -> tuple[dict[str,
     done: dict[str, Row] = {}
     for name, address in settings.models.items():
         # The same model twice, such as a deployed base, is scored once.
-        if address not in done:
+        model = _identity(address)
+        if model not in done:
             with _scorer(name, address, test_set, settings) as scorer:
-                done[address] = run_row(scorer, sets, _Progress(name, len(sets)))
-        rows[name] = _told(name, done[address])
+                done[model] = run_row(scorer, sets, _Progress(name, len(sets)))
+        rows[name] = _told(name, done[model])
     if settings.fuse is not None:
         for name in [name for name, address in settings.models.items() if address not in BM25_ADDRESSES]:
             rows[f"{name}{FUSED}"] = _told(f"{name}{FUSED}", fused_row(rows[name], sets, settings.fuse))
@@ -138,6 +142,21 @@ def _thinned(test_set: TestSet, count: int) -> TestSet:
     questions = test_set.questions
     places = np.unique(np.linspace(0, len(questions) - 1, min(count, len(questions))).round().astype(int))
     return TestSet([questions[place] for place in places], test_set.passages)
+
+
+def _identity(address: str) -> str:
+    """Return what tells a model from another one, whatever their addresses: a digest of what is loaded of it."""
+    if address in BM25_ADDRESSES:
+        return address
+    try:
+        folder = resolve_model(address)
+    except ModelNotFoundError:
+        return address  # `_scorer` says what is missing
+    digest = hashlib.sha256()
+    for file in sorted(file for pattern in _LOADED for file in folder.glob(pattern)):
+        with file.open("rb") as content:
+            digest.update(f"{file.name} {hashlib.file_digest(content, 'sha256').hexdigest()}\n".encode())
+    return digest.hexdigest()
 
 
 @contextmanager

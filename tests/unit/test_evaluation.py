@@ -5,10 +5,12 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import shutil
 import subprocess
 import sys
 import unicodedata
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,6 +27,9 @@ from ko_reranker.evaluation.comparison import first_stage_row, fused_row, row_of
 from ko_reranker.evaluation.metrics import METRICS, bootstrap_intervals, ranking_metrics
 from ko_reranker.evaluation.questions import Question, TestSet, TestSetError, read_test_set
 from ko_reranker.fusion import fuse
+from ko_reranker.models import resolve_model
+from ko_reranker.rankers import load_ranker
+from ko_reranker.rankers.cross_encoder import CrossEncoder
 from ko_reranker.samples import paths
 from training_job.evaluate import EvaluationSettings, evaluate, evaluate_job, job_models
 
@@ -301,6 +306,23 @@ def test_worst_queries_are_those_ranked_lowest_and_their_texts_stay_out_of_figur
     said = capsys.readouterr().out + (folders.output / "metrics.json").read_text(encoding="utf-8")
     for item in worst:
         assert item["query"] not in said and item["right"] not in said
+
+
+def test_a_model_under_two_addresses_is_scored_once(job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folders, _ = job
+    copy = shutil.copytree(resolve_model("sample:tiny"), tmp_path / "copy")
+    loaded: list[str] = []
+
+    def loading(address: str, **more: Any) -> CrossEncoder:
+        loaded.append(address)
+        return load_ranker(address, **more)
+
+    monkeypatch.setattr("training_job.evaluate.load_ranker", loading)
+    models = {"base": "sample:tiny", "deployed": str(copy)}
+    test_set = read_test_set([folders.dataset / "dev.jsonl"])
+    report, _, _ = evaluate(test_set, EvaluationSettings(models, candidates=5, max_queries=4))
+    assert loaded == ["sample:tiny"]
+    assert report["rows"]["base"]["mrr"] == report["rows"]["deployed"]["mrr"]
 
 
 def test_fewer_queries_are_spread_over_the_test_set(job) -> None:
