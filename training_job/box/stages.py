@@ -175,7 +175,8 @@ def _run_workers(folder: Path) -> None:
     Threads that wait for each other spin, which on a machine that does something else besides costs more than it computes.
     Without torchrun the whole build stays one group of processes, which can be paused and killed together.
     """
-    count = 1 if torch.cuda.is_available() else min(os.cpu_count() or 1, _MOST_WORKERS)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    count = 1 if torch.cuda.is_available() else min(cores, _MOST_WORKERS)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
