@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy.stats import spearmanr
 from tokenizers import Regex, Tokenizer
 from tokenizers.models import WordPiece
@@ -28,6 +30,7 @@ from ko_reranker.rankers import RankerError, load_ranker
 from ko_reranker.rankers.cross_encoder import CrossEncoder
 from ko_reranker.rankers.pairs import PairEncoder
 from ko_reranker.samples import tiny_model
+from ko_reranker.text import spans
 
 QUERY = "함수 오버로드를 해결하는 방법"
 DOCUMENTS = [
@@ -144,6 +147,8 @@ def word_pieces() -> PreTrainedTokenizerBase:
     )
 
 
+WORD_PIECES, SENTENCE_PIECES = word_pieces(), tiny_model.load_tokenizer()
+
 # The configuration classes of what people serve, with the published numbers of positions.
 PUBLISHED = {
     "Dongjin-kr/ko-reranker, BAAI/bge-reranker-large and -base": (XLMRobertaConfig, {**XLMR, "max_position_embeddings": 514}),
@@ -157,7 +162,7 @@ PUBLISHED = {
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_a_published_kind_of_model_scores_as_transformers_does(name: str, tmp_path: Path) -> None:
     config_class, values = PUBLISHED[name]
-    tokenizer = word_pieces() if config_class in (BertConfig, ElectraConfig) else tiny_model.load_tokenizer()
+    tokenizer = WORD_PIECES if config_class in (BertConfig, ElectraConfig) else SENTENCE_PIECES
     torch.manual_seed(0)
     config = config_class(vocab_size=len(tokenizer), **{"eos_token_id": 2, "sep_token_id": 2, **values})
     model = AutoModelForSequenceClassification.from_config(config).eval()
@@ -198,7 +203,7 @@ def test_limits_of_a_request_bound_what_is_read_of_a_document(ranker: CrossEncod
     assert whole.chunks[0] > 2 and not whole.truncated[0]
     assert two.chunks[0] == 2 and two.truncated[0]
     assert short.chunks[0] == 1 and short.truncated[0] and short.tokens[0] < 40
-    assert ranker.score_detailed(QUERY, [long], max_chunks_per_doc=10**6).chunks[0] <= ranker.max_chunks
+    assert ranker.score_detailed(QUERY, [long], max_chunks_per_doc=10**6).chunks[0] <= ranker.encoder.max_chunks
 
 
 @pytest.mark.parametrize("dtype", ["int8", "bf16"])
@@ -224,6 +229,36 @@ def test_documents_that_come_again_are_not_tokenised_again(ranker: CrossEncoder)
     tokenised.clear()
     encoder.encode_documents(QUERY, DOCUMENTS[:1])
     assert tokenised == [QUERY, DOCUMENTS[0]]
+
+
+LETTERS = st.sampled_from("가나다라 서울의 인구는.abc 09-\n")
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    part=st.lists(LETTERS, min_size=1, max_size=60).map("".join),
+    times=st.integers(1, 400),
+    chunks=st.integers(1, 4),
+    typed=st.booleans(),
+)
+def test_a_long_document_is_tokenised_only_as_far_as_it_is_read_and_to_the_same_tokens(part, times, chunks, typed) -> None:
+    tokenizer = WORD_PIECES if typed else SENTENCE_PIECES
+    document = part * times
+    encoder = PairEncoder(tokenizer, 32, max_chunks=chunks)
+    encoded = encoder.encode_documents("가", [document, "나"], overlap=4)
+    whole = tokenizer(document, add_special_tokens=False, verbose=False)["input_ids"]
+    beside = len(tokenizer("가", "나")["input_ids"]) - len(tokenizer("나", add_special_tokens=False)["input_ids"])
+    pieces = spans(len(whole), 32 - beside, 4, chunks)
+    read = [pair.ids[pair.document_at :].tolist() for pair in encoded.pairs[:-1]]
+    assert [ids[:-1] for ids in read] == [whole[start:end] for start, end in pieces]
+    assert encoded.chunks.tolist() == [len(pieces), 1]
+    assert encoded.truncated.tolist() == [pieces[-1][1] < len(whole), False]
+
+
+def test_white_space_between_two_words_does_not_hide_the_second(ranker: CrossEncoder) -> None:
+    far, near = (ranker.prepare(QUERY, [f"가{gap}나"], max_chunks_per_doc=1) for gap in (" " * 3_000_000, " "))
+    assert far.pairs[0].ids.tolist() == near.pairs[0].ids.tolist()
+    assert not far.truncated.any()
 
 
 def test_a_machine_without_a_gpu_says_so() -> None:

@@ -41,7 +41,6 @@ class CrossEncoder:
         engine: scores encoded pairs.
         encoder: tokenises pairs.
         model_id: the model's name.
-        max_chunks: pieces that a document is read in at most; 1 cuts its end off instead.
         chunk_overlap: tokens that neighbouring pieces share.
         precision: the arithmetic it computes in, for people to read.
     """
@@ -52,7 +51,6 @@ class CrossEncoder:
         encoder: PairEncoder,
         *,
         model_id: str,
-        max_chunks: int = 64,
         chunk_overlap: int = 64,
         precision: str = "fp32",
     ) -> None:
@@ -60,7 +58,6 @@ class CrossEncoder:
         self.encoder = encoder
         self.model_id = model_id
         self.max_length = encoder.max_length
-        self.max_chunks = max_chunks
         self.chunk_overlap = chunk_overlap
         self.precision = precision
 
@@ -93,7 +90,8 @@ class CrossEncoder:
             raise RankerError(f"{folder} has {model.config.num_labels} labels: a reranker has one, its relevance.")
         length = max_length or read_settings(folder).get("max_length") or DEFAULT_MAX_LENGTH
         try:
-            encoder = PairEncoder(tokenizer, min(length, position_limit(model)), cache_tokens=_CACHE_TOKENS)
+            length = min(length, position_limit(model))
+            encoder = PairEncoder(tokenizer, length, max_chunks=max_chunks, cache_tokens=_CACHE_TOKENS)
         except (AttributeError, ValueError) as error:
             raise RankerError(f"{folder} cannot be used: {error}") from error
         budget = batch_tokens or _BATCH_TOKENS[place.type]
@@ -112,7 +110,6 @@ class CrossEncoder:
             engine,
             encoder,
             model_id=model_id or str(folder),
-            max_chunks=max_chunks,
             chunk_overlap=chunk_overlap,
             precision="int8" if dtype == "int8" else str(floating).removeprefix("torch."),
         )
@@ -148,9 +145,8 @@ class CrossEncoder:
         max_chunks_per_doc: int | None = None,
     ) -> EncodedDocuments:
         """Tokenise the documents of one query; by itself, for who submits to the engine."""
-        chunks = self.max_chunks if max_chunks_per_doc is None else min(max_chunks_per_doc, self.max_chunks)
         return self.encoder.encode_documents(
-            query, documents, max_chunks=chunks, overlap=self.chunk_overlap, max_tokens=max_tokens_per_doc
+            query, documents, max_chunks=max_chunks_per_doc, overlap=self.chunk_overlap, max_tokens=max_tokens_per_doc
         )
 
     def finish(self, encoded: EncodedDocuments, logits: np.ndarray) -> Scored:

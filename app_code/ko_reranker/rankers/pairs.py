@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import re
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,14 @@ if TYPE_CHECKING:
     import torch
     from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerBase
+
+# Texts that are tokenised at once: a tokenizer takes some 100 to 300 bytes a token until its ids are taken out.
+_BLOCK_CHARACTERS = 500_000
+# How many of a long text's characters are tokenised first, for each token that can be read; four times as many after that.
+_CHARACTERS_PER_TOKEN = 6
+# Where a text was cut off, its last tokens may be others than in the whole text: as many are never read.
+_MARGIN_TOKENS = 64
+_WHITE_SPACE = re.compile(rf"\s{{{_MARGIN_TOKENS},}}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,12 +82,18 @@ class PairEncoder:
     Args:
         tokenizer: a fast tokenizer of `transformers`.
         max_length: the most tokens of a pair, special ones included.
+        max_chunks: pieces that a document is read in at most; what is behind them is not even tokenised.
         cache_tokens: the tokens of documents that are kept for when they come again; 0 keeps none.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, max_length: int, *, cache_tokens: int = 0) -> None:
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, max_length: int, *, max_chunks: int = 1, cache_tokens: int = 0
+    ) -> None:
         self.tokenizer = tokenizer
         self.max_length = max_length
+        self.max_chunks = max_chunks
+        # One more than can be read tells that there is more.
+        self._most_tokens = max_chunks * max_length + 1 + _MARGIN_TOKENS
         # Our own copy: `transformers` sets truncation and padding on the one it holds, call by call.
         self._texts: Tokenizer = copy.deepcopy(tokenizer.backend_tokenizer)
         self._texts.no_truncation()
@@ -107,7 +122,7 @@ class PairEncoder:
         query: str,
         documents: Sequence[str],
         *,
-        max_chunks: int = 1,
+        max_chunks: int | None = None,
         overlap: int = 0,
         max_tokens: int | None = None,
     ) -> EncodedDocuments:
@@ -116,12 +131,14 @@ class PairEncoder:
         Args:
             query: cut to half of the tokens, should it be longer.
             documents: any number of them.
-            max_chunks: pieces that a document is read in, if it does not fit; 1 cuts its end off.
+            max_chunks: pieces that a document is read in, if it does not fit; 1 cuts its end off. None for the encoder's own
+                limit, which it cannot pass.
             overlap: tokens that neighbouring pieces share.
             max_tokens: tokens of a document that are read; None for all that the pieces hold.
         """
         if not documents:
             return EncodedDocuments([], np.zeros(0, np.int32), np.zeros(0, bool), False)
+        max_chunks = self.max_chunks if max_chunks is None else min(max_chunks, self.max_chunks)
         query_ids, query_truncated = self._cut(self._ids([query])[0])
         room = self._room(query_ids)
         pairs: list[EncodedPair] = []
@@ -161,8 +178,22 @@ class PairEncoder:
         return known
 
     def _ids(self, texts: Sequence[str]) -> list[np.ndarray]:
-        encodings = self._texts.encode_batch_fast(list(texts), add_special_tokens=False)
-        return [np.array(encoding.ids, dtype=np.int32) for encoding in encodings]
+        """Return the token ids of texts; of a long one the beginning, as far as it can be read and some tokens more.
+
+        Block after block, and of a long text no more than it takes: 25 MB at once would take gigabytes.
+        """
+        texts, ids = list(texts), [np.zeros(0, np.int32)] * len(texts)
+        reach, todo = self._most_tokens * _CHARACTERS_PER_TOKEN, list(range(len(texts)))
+        while todo:
+            for block in _blocks(todo, [min(len(texts[index]), reach) for index in todo]):
+                encodings = self._texts.encode_batch_fast([texts[index][:reach] for index in block], add_special_tokens=False)
+                for index, encoding in zip(block, encodings, strict=True):
+                    ids[index] = np.array(encoding.ids[: self._most_tokens], dtype=np.int32)
+            todo = [index for index in todo if len(texts[index]) > reach and len(ids[index]) < self._most_tokens]
+            reach *= 4
+            for index in todo:  # so many characters for so few tokens: the first suspect is white space
+                texts[index] = _WHITE_SPACE.sub(lambda run: run[0][:_MARGIN_TOKENS], texts[index])
+        return ids
 
 
 class TokenCache:
@@ -206,6 +237,18 @@ class TokenCache:
             while self._held > self.size:
                 oldest = next(iter(self._entries))
                 self._held -= len(self._entries.pop(oldest)) + self._OVERHEAD
+
+
+def _blocks(indexes: Sequence[int], sizes: Sequence[int]) -> Iterator[list[int]]:
+    """Yield the indexes of texts in blocks, in order; each of few enough characters, or of one text."""
+    block, characters = [], 0
+    for index, size in zip(indexes, sizes, strict=True):
+        if block and characters + size > _BLOCK_CHARACTERS:
+            yield block
+            block, characters = [], 0
+        block.append(index)
+        characters += size
+    yield block
 
 
 def _digest(text: str) -> bytes:
