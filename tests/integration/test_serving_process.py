@@ -172,3 +172,27 @@ def test_a_taken_port_is_named_before_the_model_is_loaded(base):
         done = subprocess.run(COMMAND, env=environment(base, port), capture_output=True, text=True)
     assert done.returncode == 1
     assert f"127.0.0.1:{port}" in done.stderr and "--port" in done.stderr
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="reads the peak of the memory from Linux")
+def test_the_largest_bodies_take_a_few_times_their_size(base, tmp_path):
+    hostile = {
+        "one document": ["a b c d " * 3_000_000],
+        "a thousand": [f"{number} a b c d " * 2_000 for number in range(1_000)],
+        "white space": ["가" + " " * 24_000_000 + "나"],
+    }
+    with serving(base, tmp_path / "log", KO_RERANKER_MAX_LENGTH="32", KO_RERANKER_MAX_CHUNKS="4") as server:
+        before = peak_bytes(server)
+        for what, documents in hostile.items():
+            body = json.dumps({"query": "a", "documents": documents}, ensure_ascii=False).encode()
+            assert 20_000_000 < len(body) < 25_000_000
+            request = urllib.request.Request(f"{server.url}/rerank", body, {"Content-Type": "application/json"})
+            with urllib.request.urlopen(request, timeout=60) as answer:
+                assert len(json.load(answer)["results"]) == len(documents)
+            assert peak_bytes(server) - before < 10 * 25_000_000, what
+
+
+def peak_bytes(server: Server) -> int:
+    """Return the most memory that the server has had."""
+    status = Path(f"/proc/{server.process.pid}/status").read_text()
+    return 1024 * int(status.partition("VmHWM:")[2].split()[0])

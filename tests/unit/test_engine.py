@@ -86,12 +86,18 @@ def model_and_forward(request) -> tuple[str, PreTrainedModel, PackedForward]:
 
 
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(lengths=st.lists(st.integers(1, 100), min_size=1, max_size=12), budget=st.integers(1, 400), seed=st.integers(0, 99))
-def test_logits_are_those_of_plain_transformers_whatever_the_batch(model_and_forward, lengths, budget, seed):
+@given(
+    requests=st.lists(st.lists(st.integers(1, 100), min_size=1, max_size=8), min_size=1, max_size=4),
+    budget=st.integers(1, 400),
+    seed=st.integers(0, 99),
+)
+def test_logits_are_those_of_plain_transformers_whatever_the_batch(model_and_forward, requests, budget, seed):
     name, model, forward = model_and_forward
-    pairs = make_pairs(lengths, typed=name in TYPED, seed=seed)
+    pairs = [make_pairs(lengths, typed=name in TYPED, seed=seed + place) for place, lengths in enumerate(requests)]
     engine = Engine(forward, batch_tokens=budget, workers=2)
-    np.testing.assert_allclose(engine.score(pairs), plain_logits(model, pairs), atol=2e-5)
+    tickets = [engine.submit(request) for request in pairs]  # in flight together: they share micro-batches
+    for ticket, request in zip(tickets, pairs, strict=True):
+        np.testing.assert_allclose(ticket.result(timeout=30), plain_logits(model, request), atol=2e-5)
     engine.close()
 
 
@@ -180,17 +186,18 @@ def test_no_padding_is_computed_and_the_budget_bounds_every_micro_batch():
 
 
 def test_a_small_request_overtakes_a_large_one_that_is_under_way():
-    gate = Gate()
-    engine = Engine(gate, batch_tokens=100)
-    large = engine.submit(of([100] * 5))
-    gate.entered.acquire()
-    small = engine.submit(of([30]))
-    for _ in range(6):
-        gate.leave.release()
-    assert small.result(timeout=10).tolist() == [30]
-    assert large.result(timeout=10).tolist() == [100] * 5
-    assert gate.given[1] == [30]
-    engine.close()
+    queue = RequestQueue(100, clock=lambda: 0.0)
+    queue.measured(1000, 1.0)
+    large, small = Ticket(of([100] * 5), None, 0.0), Ticket(of([30]), None, 0.0)
+    queue.add(large)
+    first = queue.take()
+    queue.add(small)
+    batches = [first, *(queue.take() for _ in range(5))]
+    assert [[(ticket, len(indexes)) for ticket, indexes in batch.parts] for batch in batches] == [
+        [(large, 1)],
+        [(small, 1)],
+        *[[(large, 1)]] * 4,
+    ]
 
 
 def test_requests_in_flight_share_a_micro_batch():

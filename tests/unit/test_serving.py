@@ -106,6 +106,20 @@ def test_ping_is_healthy_only_when_warm(ranker):
     assert ranker.calls, "warming up scores something"
 
 
+def test_ping_tells_a_model_that_fails_at_everything_from_a_text_that_it_cannot_digest():
+    ranker = Broken()
+    with TestClient(create_app(ranker), raise_server_exceptions=False) as client:
+        assert client.post("/rerank", json=BODY).status_code == 500
+        assert client.get("/ping").status_code == 200
+        ranker.logit = lambda query, document: 1 / 0
+        assert client.get("/ping").status_code == 200, "nothing has failed since"
+        assert client.post("/rerank", json=BODY).status_code == 500
+        answer = client.get("/ping")
+        assert (answer.status_code, answer.json()) == (503, {"status": "failing"})
+        del ranker.logit
+        assert client.get("/ping").status_code == 200
+
+
 @pytest.mark.parametrize(
     ("method", "path", "content", "content_type", "status"),
     [

@@ -65,6 +65,9 @@ class Engine:
         most_sequences: sequences of a micro-batch.
         max_queue_tokens: tokens that may wait; None for any number.
         observer: is told of micro-batches and requests.
+
+    Attributes:
+        failing: whether the last forward pass failed. Once a GPU has gone wrong, all of them do until the process ends.
     """
 
     def __init__(
@@ -81,6 +84,7 @@ class Engine:
         self.observer = observer
         self.max_queue_tokens = max_queue_tokens
         self.batch_tokens = batch_tokens
+        self.failing = False
         self._forward = forward
         self._threads = threads
         self._queue = RequestQueue(batch_tokens, workers=workers, most_sequences=most_sequences)
@@ -184,12 +188,14 @@ class Engine:
                     return None
 
     def _fail(self, batch: MicroBatch, error: Exception) -> None:
+        self.failing = True
         for ticket, _ in batch.parts:
             with contextlib.suppress(InvalidStateError):
                 ticket.set_exception(error)
 
     def _deliver(self, batch: MicroBatch, logits: np.ndarray, computed: int, started: float) -> None:
         now = time.monotonic()
+        self.failing = False
         done = []
         with self._changed:
             self._queue.measured(batch.tokens, now - started)

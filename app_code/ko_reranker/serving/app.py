@@ -107,7 +107,7 @@ class RerankEndpoint:
             path = normalise_path(request.scope["path"])
             operation = find_operation(CONTAINER_ROUTES, request.method, path)
             if operation != "rerank":
-                return self._describe(operation, request)
+                return await self._describe(operation, request)
             body = await self._rerank(request, path, trace)
             log("rerank", **trace.finish(), status=200)
             self._metrics.answered(trace.seconds, trace.facts)
@@ -163,15 +163,20 @@ class RerankEndpoint:
             leaving.cancel()
             await asyncio.gather(scoring, leaving, return_exceptions=True)
 
-    def _describe(self, operation: str, request: Request) -> Response:
+    async def _describe(self, operation: str, request: Request) -> Response:
         if operation == "health":
-            return _health(self._warm)
+            return await self._health()
         if operation == "metrics":
             exposition, content_type = self._metrics.render(request.headers.get("accept", ""))
             return Response(exposition, media_type=content_type)
         if operation == "openapi":
             return _json(200, openapi.document(max_documents=self._options.max_documents, keys=False))
         return _json(200, describe(operation, self._facts))
+
+    async def _health(self) -> Response:
+        if not self._warm:
+            return _json(503, {"status": "starting"})
+        return _json(200, {"status": "ok"}) if await self._scoring.healthy() else _json(503, {"status": "failing"})
 
 
 def _counts(request: RerankRequest, result: RerankResult) -> dict[str, int]:
@@ -187,10 +192,6 @@ async def _disconnected(request: Request) -> None:
     # Once the body is read, there is nothing to receive but this.
     while (await request.receive())["type"] != "http.disconnect":
         pass
-
-
-def _health(warm: bool) -> Response:
-    return _json(200, {"status": "ok"}) if warm else _json(503, {"status": "starting"})
 
 
 def _json(status: int, value: Any, headers: dict[str, str] | None = None) -> Response:

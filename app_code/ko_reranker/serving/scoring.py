@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 # Tokenising is parallel by itself; a second thread keeps small requests from waiting for a huge one's texts.
 _TOKENISING_THREADS = 2
+_PROBE = RerankRequest("logits", ("질문",), (Document("문서"),))
 
 
 class Timings(NamedTuple):
@@ -65,6 +66,16 @@ class Scoring:
             ProtocolError: 429 when too much is waiting, or more than can be done within the request's time.
         """
         return await self._score(request, time.monotonic() + self._timeout)
+
+    async def healthy(self) -> bool:
+        """Return whether the model scores. It is only asked after a forward pass failed: a text may have been the cause."""
+        if not self._ranker.engine.failing:
+            return True
+        try:
+            await self._score(_PROBE, None)
+        except Exception:  # the request that failed first has told of it in the log
+            return False
+        return True
 
     def close(self) -> None:
         """Score what was accepted, then let go of all threads."""
