@@ -41,6 +41,8 @@ def resolve_model(uri: str | Path) -> Path:
         return _tiny_model()
     if address == MINI_MODEL:
         return _mini_model()
+    if address.startswith("sample:"):
+        raise ModelNotFoundError(f"There is no sample model {address}: there are {MINI_MODEL} and {TINY_MODEL}.")
     if address.startswith("s3://"):
         return _checked(_download_s3(address), address)
     folder = Path(address).expanduser()

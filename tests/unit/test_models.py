@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import ClassVar
+
 import boto3
+import huggingface_hub
 import pytest
 from moto import mock_aws
 
@@ -66,3 +73,82 @@ def test_the_sample_model_is_built_once() -> None:
     folder = resolve_model("sample:tiny")
     assert (folder / "model.safetensors").is_file()
     assert resolve_model("sample:tiny") == folder
+
+
+def test_a_sample_that_does_not_exist_is_told_from_those_that_do() -> None:
+    with pytest.raises(ModelNotFoundError, match=r"sample:mini and sample:tiny"):
+        resolve_model("sample:small")
+
+
+class Hub(BaseHTTPRequestHandler):
+    """The Hugging Face hub, as far as downloading a repository goes."""
+
+    COMMIT = "0123456789abcdef0123456789abcdef01234567"
+    repositories: ClassVar[dict[str, dict[str, bytes]]] = {}
+    asked: ClassVar[list[str]] = []
+
+    def do_GET(self) -> None:
+        path = self.path.partition("?")[0]
+        for name, files in self.repositories.items():
+            if path == f"/api/models/{name}/revision/main":
+                siblings = [{"rfilename": file} for file in files]
+                return self._send(json.dumps({"id": name, "sha": self.COMMIT, "siblings": siblings}).encode())
+            if path == f"/api/models/{name}/tree/{self.COMMIT}":
+                tree = [{"type": "file", "path": file, "size": len(body), "oid": "0" * 40} for file, body in files.items()]
+                return self._send(json.dumps(tree).encode())
+            file = path.removeprefix(f"/{name}/resolve/{self.COMMIT}/")
+            if file in files:
+                self.asked.append(file)
+                return self._send(files[file])
+        return self._send(b'{"error": "Repository not found"}', 404, {"X-Error-Code": "RepoNotFound"})
+
+    do_HEAD = do_GET
+
+    def _send(self, body: bytes, status: int = 200, headers: dict[str, str] | None = None) -> None:
+        self.send_response(status)
+        etag = {"ETag": f'"{hashlib.sha256(body).hexdigest()}"', "X-Repo-Commit": self.COMMIT}
+        for key, value in {"Content-Length": str(len(body)), **etag, **(headers or {})}.items():
+            self.send_header(key, value)
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def hub(monkeypatch, tmp_path):
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    Hub.repositories, Hub.asked = {}, []
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    url = f"http://127.0.0.1:{server.server_address[1]}"
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", url)
+    monkeypatch.setattr(
+        huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", url + "/{repo_id}/resolve/{revision}/{filename}"
+    )
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    yield Hub
+    server.shutdown()
+    server.server_close()
+
+
+REPOSITORY = {"config.json": b"{}", "tokenizer.json": b"{}", "README.md": b"#", "pytorch_model.bin": b"weights"}
+
+
+def test_of_a_hub_repository_only_what_is_needed_is_downloaded(hub) -> None:
+    hub.repositories["org/model"] = REPOSITORY | {"model.safetensors": b"safe", "onnx/model.onnx": b"large"}
+    folder = resolve_model("org/model")
+    assert {file.name for file in folder.iterdir()} == {"config.json", "tokenizer.json", "model.safetensors"}
+    assert (folder / "model.safetensors").read_bytes() == b"safe"
+    assert "pytorch_model.bin" not in hub.asked
+
+
+def test_a_hub_repository_without_safetensors_gives_its_older_weights(hub) -> None:
+    hub.repositories["org/old-model"] = REPOSITORY
+    assert (resolve_model("org/old-model") / "pytorch_model.bin").read_bytes() == b"weights"
+
+
+def test_a_hub_repository_that_does_not_exist_is_named_with_what_to_do(hub) -> None:
+    with pytest.raises(ModelNotFoundError, match=r"org/absent is no folder here.*RepositoryNotFound.*HF_TOKEN"):
+        resolve_model("org/absent")

@@ -93,6 +93,23 @@ def test_without_flags_the_defaults_are_those_of_the_library(started):
     assert started["tuning"] == {name: parameters[name].default for name in started["tuning"]}
 
 
+def test_it_listens_where_it_is_told_to(started):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    serve("--model", "m", "--host", "localhost", "--port", str(port))
+    assert started["address"] == ("127.0.0.1", port)
+    serve("--model", "m", SAGEMAKER_BIND_TO_PORT=str(port))
+    assert started["address"] == ("127.0.0.1", port)
+
+
+def test_who_names_no_model_is_told_how_to(monkeypatch, tmp_path):
+    monkeypatch.setattr(ko_reranker.serving.server, "leave_on_signals", lambda: None)
+    monkeypatch.setattr("ko_reranker.serving.logs.configure_logging", lambda: None)
+    done = CliRunner().invoke(app, ["serve", "--host", "127.0.0.1"], env={"SAGEMAKER_BASE_DIR": str(tmp_path)})
+    assert done.exit_code == 1
+    assert "no model folder" in done.stderr and "--model" in done.stderr
+
+
 def test_in_sagemaker_the_model_lies_in_its_folder(started, tmp_path):
     serve(SAGEMAKER_BASE_DIR=str(tmp_path))
     assert started["source"] == str(tmp_path / "model")

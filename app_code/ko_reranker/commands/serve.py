@@ -14,8 +14,8 @@ def serve(
         str | None,
         typer.Option(
             envvar="KO_RERANKER_MODEL",
-            help="What to serve: a directory, an s3://bucket/prefix or a Hugging Face hub id. "
-            "Leave it out in SageMaker, which puts the model into its model directory.",
+            help="What to serve: a folder, s3://bucket/prefix/, a Hugging Face hub id, or sample:tiny, an untrained toy to try "
+            "the server with. Leave it out in SageMaker, which puts the model into its own folder.",
             show_default="$SAGEMAKER_BASE_DIR/model",
         ),
     ] = None,
@@ -197,7 +197,8 @@ def serve(
     except CannotListen as error:
         raise _stop(str(error)) from None
     except Exception as error:
-        raise _stop(f"cannot load the model {source}: {_sentence(error)}") from None
+        hint = "" if model else " Outside SageMaker, name the model with --model."
+        raise _stop(f"cannot load the model {source}: {_sentence(error)}{hint}") from None
     log("serving", model=options.model_name, precision=ranker.precision, max_length=ranker.max_length, host=host, port=port)
     if not run(create_app(ranker, options, metrics), listener, options):
         raise _stop(f"the model {source} loads but cannot score: the log says where it failed")

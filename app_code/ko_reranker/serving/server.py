@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import signal
 import socket
 import sys
@@ -35,8 +36,10 @@ def reserve(host: str, port: int) -> socket.socket:
         reserved.bind((host, port))
     except OSError as error:
         reserved.close()
-        reason = error.strerror or str(error)
-        raise CannotListen(f"cannot listen on {host}:{port} ({reason}): choose another port with --port") from None
+        advice = (
+            "port with --port" if error.errno in (errno.EADDRINUSE, errno.EACCES) else "address of this machine with --host"
+        )
+        raise CannotListen(f"cannot listen on {host}:{port} ({error.strerror or error}): choose another {advice}") from None
     return reserved
 
 
