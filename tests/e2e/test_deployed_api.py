@@ -40,7 +40,7 @@ def test_with_credentials_the_endpoint_itself_is_asked(deployed: Deployed, monke
         public = client.rerank(BODY["query"], DOCUMENTS)
     with RerankClient.for_endpoint(stage.output("EndpointName")) as client:
         assert client.rerank(BODY["query"], DOCUMENTS).results == public.results
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "another")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIAOFNOBODY00000000")
     with RerankClient.for_endpoint(stage.output("EndpointName")) as client, pytest.raises(AuthenticationError):
         client.rerank(BODY["query"], DOCUMENTS)
 
