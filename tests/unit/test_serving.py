@@ -59,7 +59,10 @@ def client(ranker):
         yield client
 
 
-@pytest.mark.parametrize("path", ["/invocations", "/v2/rerank", "/v1/rerank", "/rerank", "/v2/rerank/", "/v2//rerank"])
+@pytest.mark.parametrize(
+    "path",
+    ["/invocations", "/v2/rerank", "/v1/rerank", "/rerank", "/v2/rerank/", "/v2//rerank", "/v1/retrieval/a%0Ab/c/reranking"],
+)
 def test_every_route_ranks(client, path):
     answer = client.post(path, json=BODY)
     assert answer.status_code == 200
@@ -126,6 +129,7 @@ def test_ping_tells_a_model_that_fails_at_everything_from_a_text_that_it_cannot_
         ("POST", "/rerank", b"{", "application/json", 400),
         ("POST", "/rerank", b"", "application/json", 400),
         ("POST", "/nowhere", b"{}", "application/json", 404),
+        ("POST", "/no%0Awhere", b"{}", "application/json", 404),
         ("GET", "/rerank", b"", None, 405),
         ("POST", "/ping", b"{}", "application/json", 405),
         ("POST", "/rerank", b"a=b", "application/x-www-form-urlencoded", 415),

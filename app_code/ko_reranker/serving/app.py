@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
-from starlette.routing import Route
+from starlette.routing import Match, Route
 from starlette.types import Receive, Scope, Send
 
 from ..protocol import (
@@ -59,7 +59,15 @@ def create_app(ranker: Ranker, options: ServingOptions | None = None, metrics: M
         metrics: what the ranker's engine reports to, if it does.
     """
     endpoint = RerankEndpoint(ranker, options or ServingOptions(), metrics or Metrics())
-    return Starlette(routes=[Route("/{path:path}", endpoint)], lifespan=endpoint.lifespan)
+    return Starlette(routes=[EveryPath("/{path:path}", endpoint)], lifespan=endpoint.lifespan)
+
+
+class EveryPath(Route):
+    """Every path there is; the pattern alone takes none with a line break in it."""
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        match = Match.FULL if scope["type"] == "http" else Match.NONE
+        return match, {"endpoint": self.endpoint, "path_params": {}}
 
 
 class RerankEndpoint:
