@@ -1,6 +1,6 @@
 """How good are BM25, and models beside it, on native Korean questions?
 
-    python -m benchmarks.evaluation --data DATA --model tiny=MODEL
+    python -m benchmarks.evaluation --data DATA --model mini=sample:mini --model tiny=MODEL
 
 ``DATA`` holds `tydiqa_ko/train.jsonl` and `kobest_boolq/dev.jsonl` as training records (docs/evaluation.md says where they come
 from). Two test sets: the fifth of TyDi-ko's questions that no step of ours and no choice has seen, asked to all 1,260 passages,
@@ -21,6 +21,8 @@ from training_job.box.corpus import side_of
 from training_job.evaluate import EvaluationSettings, evaluate, write_report
 
 CANDIDATES = 50
+MORPHEMES = "bm25:morphemes"
+BESIDE = ("-none", f"-{MORPHEMES}")  # what each row is compared with
 SHOWN = ("mrr", "mrr@10", "ndcg@10", "has_right@1", "has_right@3", "has_right@5", "has_right@10", "recall@20")
 
 
@@ -38,7 +40,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="the data folder")
     parser.add_argument("--model", action="append", default=[], metavar="NAME=ADDRESS", help="a reranker; repeat it")
     arguments = parser.parse_args()
-    models = {"bm25:morphemes": "bm25:morphemes"} | dict(item.split("=", 1) for item in arguments.model)
+    models = {MORPHEMES: MORPHEMES} | dict(item.split("=", 1) for item in arguments.model)
     sets = {
         "tydi_held_out": tydi_held_out(arguments.data),
         "kobest_dev": read_test_set([arguments.data / "kobest_boolq/dev.jsonl"]),
@@ -54,10 +56,10 @@ def main() -> None:
             "passages": len(test_set.passages),
             "right_found": found["right_found"],
             "rows": {row: {metric: values[metric] for metric in SHOWN} for row, values in found["rows"].items()},
-            "differences_to_none": {
-                row: {metric: found["differences"][f"{row}-none"][metric] for metric in ("mrr", "ndcg@10")}
-                for row in found["rows"]
-                if row != "none"
+            "differences": {
+                pair: {metric: intervals[metric] for metric in ("mrr", "ndcg@10")}
+                for pair, intervals in found["differences"].items()
+                if pair.endswith(BESIDE)
             },
         }
     versions = {name: version(name) for name in ("kiwipiepy", "bm25s", "pytrec-eval-terrier", "torch", "transformers")}
