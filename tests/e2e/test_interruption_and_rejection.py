@@ -47,6 +47,7 @@ def run(deployed: Deployed, tmp_path_factory: pytest.TempPathFactory) -> Iterato
             "batch_queries": 64,
             "checkpoint_every_steps": 1,
             "log_every_steps": 1,
+            "dev_queries": 0,
         },
     }
     arn = executions.start(deployed.stage, "RetrainStateMachine", execution_input, NAME)
