@@ -106,9 +106,9 @@ def base_dir() -> Path:
     return Path(os.environ.get(BASE_DIR_VARIABLE) or "/opt/ml")
 
 
-def model_dir() -> Path:
-    """Return where a serving container finds its model."""
-    return base_dir() / "model"
+def model_dir() -> Path | None:
+    """Return where a serving container finds its model; None where nothing is SageMaker's."""
+    return base_dir() / "model" if os.environ.get(BASE_DIR_VARIABLE) or base_dir().is_dir() else None
 
 
 def read_hyperparameters(config: Path) -> dict[str, str]:

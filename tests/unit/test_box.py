@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -11,12 +12,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
-from transformers import AutoModelForSequenceClassification, BertConfig, BertForSequenceClassification, BertModel
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertConfig, BertForSequenceClassification, BertModel
 
 from ko_reranker.data.jsonl import read_record_file, read_rows, write_jsonl
 from ko_reranker.data.splits import normalised
+from ko_reranker.models import MINI_MODEL, resolve_model
 from ko_reranker.rankers.interface import load_ranker
-from ko_reranker.samples.packed import pack, unpack
+from ko_reranker.samples.packed import MINI, pack, unpack
 from ko_reranker.samples.paths import PHRASEBOOK, SAMPLE
 from training_job.box import distil
 from training_job.box.__main__ import main
@@ -43,7 +45,10 @@ def data(tmp_path_factory) -> Path:
     write_jsonl(folder / "tydiqa_ko/train.jsonl", asked[:QUESTIONS])
     write_jsonl(folder / "kobest_boolq/train.jsonl", asked[QUESTIONS : 2 * QUESTIONS])
     write_jsonl(folder / "kobest_boolq/dev.jsonl", asked[2 * QUESTIONS : 3 * QUESTIONS])
-    write_jsonl(folder / "docs_en_ko/triplets.en.jsonl.gz", (record.to_json() for record in records[3 * QUESTIONS :]))
+    # Under names of their own: what has a name of the sample's is left out.
+    pages = [record.to_json() | {"id": f"page-{place}"} for place, record in enumerate(records[3 * QUESTIONS :])]
+    sample = [record.to_json() for record in records[:3]]
+    write_jsonl(folder / "docs_en_ko/triplets.en.jsonl.gz", [*pages, *sample])
     write_jsonl(folder / "docs_en_ko/phrasebook.jsonl.gz", read_rows(PHRASEBOOK))
     lines = list(read_rows(PHRASEBOOK))
     write_jsonl(folder / "parallel_en_ko/cpp.jsonl.gz", lines[:600])
@@ -157,6 +162,10 @@ def test_a_side_depends_on_the_passage_alone() -> None:
     assert "held-out" not in {side_of(f"문단 {number}", with_held_out=False) for number in range(200)}
 
 
+def test_the_records_of_the_sample_are_left_to_the_local_stage(data) -> None:
+    assert {record.id for record in Corpus(data).pages} == {f"page-{place}" for place in range(QUESTIONS)}
+
+
 def test_pieces_are_morphemes_so_that_a_word_is_found_whatever_its_particle() -> None:
     texts = ["계급은 중요하다. 계급이 높다. 계급의 이름. 학교에서 계급을 배웠다."] * 20
     english = Tokenizer(models.WordPiece({"[UNK]": 0, "the": 1, "class": 2}, unk_token="[UNK]"))
@@ -218,6 +227,29 @@ def _no_english() -> Tokenizer:
     tokenizer = Tokenizer(models.WordPiece({"[UNK]": 0}, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     return tokenizer
+
+
+def test_the_model_in_the_box_is_an_ordinary_one_and_ranks_what_it_has_not_seen() -> None:
+    assert sum(file.stat().st_size for file in MINI.iterdir()) <= 25e6
+    folder = resolve_model(MINI_MODEL)
+    ranker = load_ranker(MINI_MODEL)
+    korean = {row["en"]: row["ko"] for row in read_rows(PHRASEBOOK)}
+    places = []
+    for record in itertools.islice(read_record_file(SAMPLE), 100):
+        documents = [korean[text] for text in (*record.positives[:1], *record.negatives)]
+        logits = ranker.score(korean[record.query], documents)
+        places.append(1 + int((logits > logits[0]).sum()))
+    # Chance is .52: a heading, its paragraph, and three that stand nearby.
+    assert np.mean(1 / np.array(places)) > 0.7
+
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    assert model.config.num_labels == 1
+    query, document = "수도가 어디인가?", "서울은 대한민국의 수도이다."
+    with torch.inference_mode():
+        logit = model(**tokenizer(query, document, return_tensors="pt")).logits.item()
+    assert ranker.score(query, [document])[0] == pytest.approx(logit, abs=1e-4)
+    ranker.close()
 
 
 def test_a_missing_file_is_named(tmp_path, english, capsys, monkeypatch) -> None:

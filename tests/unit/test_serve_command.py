@@ -110,6 +110,12 @@ def test_who_names_no_model_is_told_how_to(monkeypatch, tmp_path):
     assert "no model folder" in done.stderr and "--model" in done.stderr
 
 
+def test_on_a_laptop_it_serves_the_reranker_in_the_box(started, tmp_path, monkeypatch):
+    monkeypatch.setattr("ko_reranker.container.base_dir", lambda: tmp_path / "no such folder")
+    serve()
+    assert started["source"] == "sample:mini"
+
+
 def test_in_sagemaker_the_model_lies_in_its_folder(started, tmp_path):
     serve(SAGEMAKER_BASE_DIR=str(tmp_path))
     assert started["source"] == str(tmp_path / "model")

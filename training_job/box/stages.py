@@ -60,7 +60,7 @@ class Build:
     lines: int = 90_000
     distillation: DistilSettings = field(default_factory=DistilSettings)
     mixture: Mixture = field(default_factory=Mixture)
-    finetuning: dict[str, str] = field(default_factory=lambda: {"learning_rate": "1e-4", "epochs": "2"})
+    finetuning: dict[str, str] = field(default_factory=lambda: {"epochs": "2"})
 
     def run(self, last: str | None = None) -> None:
         """Make every stage that is not there, up to ``last``."""

@@ -123,8 +123,8 @@ def _answer(stage: Stage, arn: str, seed: int) -> None:
         console.print(f"{mark} {rank:2}  {item['relevance_score']:.4f}  {escape(text)}")
     console.print(
         f"The known positive (→) was at rank {before} of {len(documents)} before the training and is at rank {after} now.\n"
-        "This is a tiny demonstration model, trained for seconds. It shows that the stack works, not how well Korean can be "
-        "ranked: the evaluation above also has the score of no reranker at all (none), which it need not beat on this machine."
+        "This is the small model in the box, fine-tuned for a minute; docs/box.md says what it is worth. Whether your records "
+        "and a larger base give more, the evaluation says: its report lies beside the model, no reranker at all included."
     )
     line = asking.curl(stage.api_url, stage.api_key, query, documents[:3])
     console.print(f"\nAsk it yourself:\n{escape(line)}\n")

@@ -14,9 +14,9 @@ def serve(
         str | None,
         typer.Option(
             envvar="KO_RERANKER_MODEL",
-            help="What to serve: a folder, s3://bucket/prefix/, a Hugging Face hub id, or sample:tiny, an untrained toy to try "
-            "the server with. Leave it out in SageMaker, which puts the model into its own folder.",
-            show_default="$SAGEMAKER_BASE_DIR/model",
+            help="What to serve: a folder, s3://bucket/prefix/, a Hugging Face hub id, or sample:mini, the small Korean "
+            "reranker in the box. Leave it out in SageMaker, which puts the model into its own folder.",
+            show_default="/opt/ml/model where there is /opt/ml, else sample:mini",
         ),
     ] = None,
     port: Annotated[
@@ -163,6 +163,7 @@ def serve(
     Answers once the model is warm; SIGTERM finishes the requests in flight. Logs are JSON lines without any text.
     """
     from ko_reranker.container import model_dir
+    from ko_reranker.models import MINI_MODEL
     from ko_reranker.rankers import load_ranker
     from ko_reranker.serving import Metrics, ServingOptions, create_app
     from ko_reranker.serving.logs import configure_logging, log
@@ -180,7 +181,7 @@ def serve(
         request_timeout_seconds=request_timeout,
         drain_seconds=drain_seconds,
     )
-    source = model or str(model_dir())
+    source = model or str(model_dir() or MINI_MODEL)
     tuning = {
         "device": device,
         "dtype": dtype,
@@ -197,7 +198,7 @@ def serve(
     except CannotListen as error:
         raise _stop(str(error)) from None
     except Exception as error:
-        hint = "" if model else " Outside SageMaker, name the model with --model."
+        hint = "" if model else " Name another model with --model."
         raise _stop(f"cannot load the model {source}: {_sentence(error)}{hint}") from None
     log("serving", model=options.model_name, precision=ranker.precision, max_length=ranker.max_length, host=host, port=port)
     if not run(create_app(ranker, options, metrics), listener, options):
