@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
+from botocore.exceptions import UnseekableStreamError
 
 from ko_reranker.local.sagemaker import hosting, training
 from ko_reranker.local.sagemaker.errors import ApiError, JobError
@@ -69,6 +71,21 @@ def test_the_first_host_that_has_a_file_wins(tmp_path: Path) -> None:
     (tmp_path / "two" / "extra").write_text("two")
     files = merged([tmp_path / "one", tmp_path / "two"])
     assert {name: path.read_text() for name, path in files.items()} == {"extra": "two", "model.bin": "one"}
+
+
+@pytest.mark.parametrize(("breaks", "arrives"), [(2, True), (3, False)])
+def test_an_upload_whose_connection_breaks_begins_anew(tmp_path: Path, breaks: int, arrives: bool) -> None:
+    class Breaking(Bucket):
+        def upload_file(self, path: str, bucket: str, key: str, ExtraArgs: dict[str, str]) -> None:
+            super().upload_file(path, bucket, f"try {len(self.uploads)}", ExtraArgs)
+            if len(self.uploads) <= breaks:
+                raise UnseekableStreamError(stream_object=None)
+
+    bucket = Breaking({})
+    (tmp_path / "step-1").write_text("weights")
+    with nullcontext() if arrives else pytest.raises(UnseekableStreamError):
+        FolderSync(bucket, tmp_path, "s3://b/checkpoints").upload()
+    assert len(bucket.uploads) == 3
 
 
 def test_checkpoints_are_restored_and_only_changes_are_uploaded(tmp_path: Path) -> None:

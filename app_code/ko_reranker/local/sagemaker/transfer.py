@@ -8,8 +8,11 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from botocore.exceptions import UnseekableStreamError
+
 from ko_reranker.local.sagemaker.errors import JobError
 
+_ATTEMPTS = 3
 _S3_URI = re.compile(r"s3://([^/]+)/?(.*)")
 # The form CDK's `tasks.S3Location` renders.
 _S3_URL = re.compile(r"https://s3[.-][a-z0-9-]+\.amazonaws\.com(?:\.cn)?/([^/]+)/?(.*)")
@@ -71,7 +74,7 @@ def upload_files(s3: Any, files: dict[str, Path], uri: str, kms_key: str | None 
     bucket, prefix = split_uri(uri)
     prefix = f"{prefix.rstrip('/')}/" if prefix.strip("/") else ""
     for name, path in files.items():
-        s3.upload_file(str(path), bucket, prefix + name, ExtraArgs=encryption(kms_key))
+        _upload(s3, path, bucket, prefix + name, kms_key)
 
 
 def upload_archive(s3: Any, files: dict[str, Path], uri: str, scratch: Path, kms_key: str | None = None) -> None:
@@ -80,8 +83,18 @@ def upload_archive(s3: Any, files: dict[str, Path], uri: str, scratch: Path, kms
     with tarfile.open(scratch, "w:gz") as archive:
         for name, path in files.items():
             archive.add(path, name)
-    s3.upload_file(str(scratch), bucket, key, ExtraArgs=encryption(kms_key))
+    _upload(s3, scratch, bucket, key, kms_key)
     scratch.unlink()
+
+
+def _upload(s3: Any, path: Path, bucket: str, key: str, kms_key: str | None) -> None:
+    """Upload a file; from its beginning again when a connection broke and botocore could not rewind what it was sending."""
+    for attempt in range(1, _ATTEMPTS + 1):
+        try:
+            return s3.upload_file(str(path), bucket, key, ExtraArgs=encryption(kms_key))
+        except UnseekableStreamError:
+            if attempt == _ATTEMPTS:
+                raise
 
 
 def encryption(kms_key: str | None) -> dict[str, str]:
