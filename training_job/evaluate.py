@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 import time
@@ -33,7 +32,7 @@ from ko_reranker.evaluation.comparison import (
 )
 from ko_reranker.evaluation.questions import TestSet, TestSetError, read_test_set
 from ko_reranker.evaluation.report import render_report
-from ko_reranker.models import ModelNotFoundError, resolve_model
+from ko_reranker.models import ModelNotFoundError, content_digest, resolve_model
 from ko_reranker.rankers import RankerError, load_ranker
 from ko_reranker.text import normalise
 from training_job.mine import write_json
@@ -152,11 +151,7 @@ def _identity(address: str) -> str:
         folder = resolve_model(address)
     except ModelNotFoundError:
         return address  # `_scorer` says what is missing
-    digest = hashlib.sha256()
-    for file in sorted(file for pattern in _LOADED for file in folder.glob(pattern)):
-        with file.open("rb") as content:
-            digest.update(f"{file.name} {hashlib.file_digest(content, 'sha256').hexdigest()}\n".encode())
-    return digest.hexdigest()
+    return content_digest(folder, (file for pattern in _LOADED for file in folder.glob(pattern)))
 
 
 @contextmanager

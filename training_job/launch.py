@@ -10,7 +10,17 @@ import subprocess
 import sys
 from collections.abc import Mapping
 
-from ko_reranker.container import JobError, Resources, TrainingFolders, describe, fail, read_hyperparameters, read_resources
+from ko_reranker.container import (
+    BASE_DIR_VARIABLE,
+    JobError,
+    Resources,
+    TrainingFolders,
+    describe,
+    fail,
+    read_hyperparameters,
+    read_resources,
+)
+from ko_reranker.cores import usable_cores
 from training_job.settings import load_recipe
 
 DEFAULT_PORT = 7777
@@ -18,16 +28,21 @@ WORKER = "training_job.train"
 STOPPED = 143  # 128 + SIGTERM
 
 
-def run_training(folders: TrainingFolders) -> int:
-    """Run this host's part of a training job and return its exit code; a failure is written to output/failure."""
+def run_training(folders: TrainingFolders, workers: int | None = None) -> int:
+    """Run this host's part of a training job and return its exit code; a failure is written to output/failure.
+
+    Args:
+        folders: the job's; its workers find them by ``SAGEMAKER_BASE_DIR``.
+        workers: processes on this host; None takes one a GPU, or one.
+    """
     folders.failure.unlink(missing_ok=True)
     try:
         load_recipe(read_hyperparameters(folders.config))  # wrong settings fail here, in a second, on every host alike
         if not (folders.dataset / "train.jsonl").is_file():
             raise JobError(f"There is no train.jsonl in {folders.dataset}: name the channel of the records `dataset`.")
         resources = read_resources(folders.config)
-        workers = workers_per_host()
-        environment = dict(os.environ) | worker_environment(resources, workers, os.environ)
+        workers = workers or workers_per_host()
+        environment = os.environ | {BASE_DIR_VARIABLE: str(folders.base)} | worker_environment(resources, workers, os.environ)
         code, stopped = _run(torchrun_command(resources, workers, os.environ), environment)
         if code != 0 and stopped:
             return STOPPED  # a spot interruption or StopTrainingJob: the workers wrote a checkpoint, nothing failed
@@ -77,7 +92,7 @@ def worker_environment(resources: Resources, workers: int, environment: Mapping[
     # Hosts that meet on the loopback interface are one machine, whose cores they share.
     same_machine = environment.get("MASTER_ADDR", "").startswith("127.")
     sharing = workers * (len(resources.hosts) if same_machine else 1)
-    wanted["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // sharing))
+    wanted["OMP_NUM_THREADS"] = str(max(1, usable_cores() // sharing))
     return {key: value for key, value in wanted.items() if key not in environment}
 
 

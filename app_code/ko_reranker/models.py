@@ -7,7 +7,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 TINY_MODEL = "sample:tiny"
@@ -61,6 +61,16 @@ def _checked(folder: Path, address: str) -> Path:
             f"{address} holds no config.json: a model is an uncompressed folder with config.json, weights and tokenizer."
         )
     return folder
+
+
+def content_digest(folder: Path, files: Iterable[Path]) -> str:
+    """Return what tells the content of some files of a folder from any other: 64 hexadecimal digits over names and bytes."""
+    digest = hashlib.sha256()
+    for path in sorted(files):
+        digest.update(f"{path.relative_to(folder)}\n{path.stat().st_size}\n".encode())
+        with path.open("rb") as stream:
+            digest.update(hashlib.file_digest(stream, "sha256").digest())
+    return digest.hexdigest()
 
 
 def _tiny_model() -> Path:

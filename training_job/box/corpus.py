@@ -9,7 +9,6 @@ A passage's hash alone decides on which side it stands, so that every stage, eve
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,7 +17,7 @@ from typing import Literal
 
 from ko_reranker.data.jsonl import read_record_file, read_rows
 from ko_reranker.data.records import TrainingRecord
-from ko_reranker.data.splits import normalised
+from ko_reranker.data.splits import draw_of, normalised
 from ko_reranker.samples.paths import SAMPLE
 
 Side = Literal["train", "validation", "held-out"]
@@ -34,7 +33,7 @@ def side_of(passage: str, *, with_held_out: bool = True) -> Side:
         passage: its text; case and white space don't matter.
         with_held_out: whether its set has a held-out fifth.
     """
-    number = int.from_bytes(hashlib.sha256(normalised(passage).encode()).digest()[:8])
+    number = draw_of(passage)
     if with_held_out and number % 5 == 0:
         return "held-out"
     return "validation" if number // 5 % 10 == 0 else "train"
@@ -122,4 +121,4 @@ def _for_check(pair: tuple[str, str]) -> bool:
     english, korean = pair
     if len(korean) < _SHORTEST_CHECK:
         return False
-    return int.from_bytes(hashlib.sha256(normalised(english).encode()).digest()[:8]) % _CHECK_SHARE == 0
+    return draw_of(english) % _CHECK_SHARE == 0

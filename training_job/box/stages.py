@@ -5,9 +5,6 @@ from __future__ import annotations
 import json
 import os
 import random
-import socket
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -19,9 +16,10 @@ from safetensors.numpy import load_file
 from tokenizers import Tokenizer
 from transformers import BertForSequenceClassification, BertModel, PreTrainedTokenizerFast
 
-from ko_reranker.container import BASE_DIR_VARIABLE, JobError, TrainingFolders
-from ko_reranker.data.jsonl import write_jsonl
+from ko_reranker.container import JobError, TrainingFolders
+from ko_reranker.cores import usable_cores
 from ko_reranker.data.records import TrainingRecord
+from ko_reranker.evaluation.questions import Question, TestSet
 from ko_reranker.rankers.cross_encoder import SETTINGS_FILE
 from ko_reranker.samples.packed import pack, unpack
 from training_job.box.corpus import Corpus
@@ -30,6 +28,7 @@ from training_job.box.embeddings import initial_embeddings
 from training_job.box.groups import Mixture, write_groups
 from training_job.box.vocabulary import build_tokenizer, build_vocabulary
 from training_job.box.wiring import wire_matching_heads
+from training_job.launch import run_training
 
 RECIPE = "mini"
 ENGLISH_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
@@ -153,8 +152,11 @@ def _groups(build: Build, folder: Path) -> dict:
 
 
 def _finetuning(build: Build, folder: Path) -> dict:
-    """Run the project's trainer on one process, as a training job would."""
-    folders = TrainingFolders(folder)
+    """Run the project's trainer as a training job does, on a CPU with one worker a core.
+
+    Threads that wait for each other spin, which on a machine that does something else besides costs more than it computes.
+    """
+    folders = TrainingFolders(folder.resolve())
     for place in (folders.config, folders.dataset):
         place.mkdir(parents=True, exist_ok=True)
     base = build.work / "classifier/model"
@@ -164,31 +166,10 @@ def _finetuning(build: Build, folder: Path) -> dict:
         target = folders.dataset / name
         target.unlink(missing_ok=True)
         os.link(build.work / "groups" / name, target)
-    _run_workers(folder.resolve())
+    if run_training(folders, workers=1 if torch.cuda.is_available() else min(usable_cores(), _MOST_WORKERS)):
+        raise JobError("Fine-tuning stopped: see above. The same command goes on from its checkpoint.")
     card = json.loads((folders.model / "run_card.json").read_text(encoding="utf-8"))
-    return {"model": str(folders.model), "tokens_per_second": card["tokens_per_second"]}
-
-
-def _run_workers(folder: Path) -> None:
-    """Run the trainer: on a GPU one process, on a CPU one single-threaded worker a core.
-
-    Threads that wait for each other spin, which on a machine that does something else besides costs more than it computes.
-    Without torchrun the whole build stays one group of processes, which can be paused and killed together.
-    """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    count = 1 if torch.cuda.is_available() else min(cores, _MOST_WORKERS)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    environment = os.environ | {BASE_DIR_VARIABLE: str(folder), "TOKENIZERS_PARALLELISM": "false"}
-    if count > 1:
-        environment |= {"OMP_NUM_THREADS": "1", "WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    command = [sys.executable, "-m", "training_job.train"]
-    places = [{"RANK": str(rank), "LOCAL_RANK": str(rank)} if count > 1 else {} for rank in range(count)]
-    workers = [subprocess.Popen(command, env=environment | place) for place in places]
-    codes = [worker.wait() for worker in workers]
-    if any(codes):
-        raise JobError(f"Fine-tuning ended with exit codes {codes}: see above; the same command goes on from its checkpoint.")
+    return {"model": str(folder / "model"), "tokens_per_second": card["tokens_per_second"]}
 
 
 def _package(build: Build, folder: Path) -> dict:
@@ -202,14 +183,12 @@ def _package(build: Build, folder: Path) -> dict:
 
 
 def _evaluation(build: Build, folder: Path) -> dict:
-    from ko_reranker.evaluation.questions import read_test_set
     from training_job.evaluate import EvaluationSettings, evaluate, write_report
 
     results = {}
     models = {"bm25-morphemes": "bm25:morphemes", "mini": str(build.work / "package/model")}
-    for name, (questions, passages) in test_sets(build.corpus).items():
-        _write_beir(folder / name / "data", questions, passages)
-        report, _, _ = evaluate(read_test_set([folder / name / "data"]), EvaluationSettings(models, candidates=50, fuse=0.5))
+    for name, test_set in test_sets(build.corpus).items():
+        report, _, _ = evaluate(test_set, EvaluationSettings(models, candidates=50, fuse=0.5))
         write_report(folder / name, report)
         results[name] = {
             row: {metric: values[metric] for metric in ("mrr", "ndcg@10")} for row, values in report["rows"].items()
@@ -217,33 +196,29 @@ def _evaluation(build: Build, folder: Path) -> dict:
     return results
 
 
-def test_sets(corpus: Corpus) -> dict[str, tuple[Sequence[TrainingRecord], Sequence[TrainingRecord]]]:
-    """Return what the result is judged on, by name: the questions, and the records whose passages are searched.
+def test_sets(corpus: Corpus) -> dict[str, TestSet]:
+    """Return what the result is judged on, by name.
 
     Choices are made on the two validation sets; nothing looks at the other two before the end.
     """
     tydi = [record for side in corpus.tydi.values() for record in side]
     dev = corpus.kobest_dev()
-    return {
+    asked = {
         "tydi-validation": (corpus.tydi["validation"], tydi),
         "kobest-validation": (corpus.kobest["validation"], corpus.kobest["validation"]),
         "tydi-held-out": (corpus.tydi["held-out"], tydi),
         "kobest-dev": (dev, dev),
     }
+    return {name: _test_set(name, questions, searched) for name, (questions, searched) in asked.items()}
 
 
-def _write_beir(folder: Path, questions: Sequence[TrainingRecord], searched: Sequence[TrainingRecord]) -> None:
-    """Write a test set as `ko-reranker evaluate` reads it: corpus, queries, qrels."""
-    (folder / "qrels").mkdir(parents=True, exist_ok=True)
-    passages = {
-        text: f"p{place}" for place, text in enumerate(dict.fromkeys(text for record in searched for text in record.positives))
-    }
-    asked = {text: f"q{place}" for place, text in enumerate(dict.fromkeys(record.query for record in questions))}
-    write_jsonl(folder / "corpus.jsonl", ({"_id": name, "text": text} for text, name in passages.items()))
-    write_jsonl(folder / "queries.jsonl", ({"_id": name, "text": text} for text, name in asked.items()))
-    pairs = dict.fromkeys((asked[record.query], passages[text]) for record in questions for text in record.positives)
-    lines = ["query-id\tcorpus-id\tscore", *(f"{query}\t{passage}\t1" for query, passage in pairs)]
-    (folder / "qrels/test.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+def _test_set(name: str, questions: Sequence[TrainingRecord], searched: Sequence[TrainingRecord]) -> TestSet:
+    """Return the questions of some records, each once, asked to the right passages of others."""
+    right: dict[str, dict[str, int]] = {}
+    for record in questions:
+        right.setdefault(record.query, {}).update(dict.fromkeys(record.positives, 1))
+    passages = dict.fromkeys(text for record in searched for text in record.positives)
+    return TestSet([Question(query, relevance, name) for query, relevance in right.items()], list(passages))
 
 
 def check(build: Build, encoder: BertModel) -> dict[str, float]:

@@ -20,6 +20,7 @@ from torch import nn
 from transformers import AttentionInterface, AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
 
 from ko_reranker.container import JobError
+from ko_reranker.rankers.cross_encoder import first_position
 from training_job.loop.attention import Row, keep_masks, mixed, packed_attention
 from training_job.loop.groups import Group
 
@@ -63,7 +64,7 @@ class PackedClassifier:
         self.model = model
         self._seed = seed
         self._words = model.get_input_embeddings().weight  # (pieces, channels)
-        self._first_position = _first_position(model)
+        self._first_position = first_position(model)
         layers = _layers(model)
         for place, module in enumerate(list(model.modules())):
             if type(module) is nn.Dropout:
@@ -146,10 +147,3 @@ class RecordDropout(nn.Dropout):
 def _layers(model: PreTrainedModel) -> nn.ModuleList:
     base = model.base_model
     return base.encoder.layer if hasattr(base, "encoder") else base.layers
-
-
-def _first_position(model: PreTrainedModel) -> int:
-    """Return the number of the first position: RoBERTa and its kin count from behind the padding index."""
-    table = getattr(model.base_model.embeddings, "position_embeddings", None)
-    padding = getattr(table, "padding_idx", None)
-    return 0 if padding is None else padding + 1

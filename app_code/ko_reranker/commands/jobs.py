@@ -26,13 +26,10 @@ def train(base_dir: BaseDir = None) -> None:
     input/data/dataset/train.jsonl under the base folder, writes model/ and checkpoints/, and resumes from the latter.
     A failure stands in output/failure, in one sentence.
     """
-    import os
-
     from ko_reranker import container
     from training_job.launch import run_training
 
     folders = container.TrainingFolders(base_dir or container.base_dir())
-    os.environ[container.BASE_DIR_VARIABLE] = str(folders.base)  # the workers are processes of their own
     raise typer.Exit(run_training(folders))
 
 

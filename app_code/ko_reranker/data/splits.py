@@ -22,8 +22,12 @@ def split_of(query: str, dev_fraction: float) -> Split:
         query: the query in the dataset's own language (before translation), so that a better translation moves nothing.
         dev_fraction: the share of queries held out, 0 to 1.
     """
-    digest = hashlib.sha256(normalised(query).encode()).digest()
-    return "dev" if int.from_bytes(digest[:8]) < dev_fraction * 2**64 else "train"
+    return "dev" if draw_of(query) < dev_fraction * 2**64 else "train"
+
+
+def draw_of(text: str) -> int:
+    """Return the 64 bits that decide on which side a text, `normalised`, falls: evenly spread, and the same everywhere."""
+    return int.from_bytes(hashlib.sha256(normalised(text).encode()).digest()[:8])
 
 
 def normalised(text: str) -> str:

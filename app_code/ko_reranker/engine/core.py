@@ -118,27 +118,11 @@ class Engine:
             EngineBusy: too much is waiting, or what is waiting cannot be done before the deadline.
             EngineClosed: the engine was closed.
         """
-        ticket = Ticket(pairs, deadline, time.monotonic())
-        if not pairs:
-            ticket.set_result(ticket.logits)
-            return ticket
-        with self._changed:
-            if self._closed:
-                raise EngineClosed("the engine is closed")
-            self._check_room(ticket)
-            self._add(ticket)
-        return ticket
+        return self._accept(Ticket(pairs, deadline, time.monotonic()), bounded=True)
 
     def score(self, pairs: Sequence[EncodedPair]) -> np.ndarray:
         """Return float32 logits, (pairs,), however much is waiting."""
-        if not pairs:
-            return np.zeros(0, dtype=np.float32)
-        ticket = Ticket(pairs, None, time.monotonic())
-        with self._changed:
-            if self._closed:
-                raise EngineClosed("the engine is closed")
-            self._add(ticket)
-        return ticket.result()
+        return self._accept(Ticket(pairs, None, time.monotonic()), bounded=False).result()
 
     def close(self) -> None:
         """Score what is waiting, then end the workers."""
@@ -149,13 +133,22 @@ class Engine:
         for worker in workers:
             worker.join()
 
-    def _add(self, ticket: Ticket) -> None:
-        self._queue.add(ticket)
-        while len(self._workers) < self._most_workers:
-            worker = threading.Thread(target=self._work, name=f"scoring-{len(self._workers)}", daemon=True)
-            self._workers.add(worker)
-            worker.start()
-        self._changed.notify_all()
+    def _accept(self, ticket: Ticket, *, bounded: bool) -> Ticket:
+        if not ticket.pairs:
+            ticket.set_result(ticket.logits)
+            return ticket
+        with self._changed:
+            if self._closed:
+                raise EngineClosed("the engine is closed")
+            if bounded:
+                self._check_room(ticket)
+            self._queue.add(ticket)
+            while len(self._workers) < self._most_workers:
+                worker = threading.Thread(target=self._work, name=f"scoring-{len(self._workers)}", daemon=True)
+                self._workers.add(worker)
+                worker.start()
+            self._changed.notify_all()
+        return ticket
 
     def _check_room(self, ticket: Ticket) -> None:
         waiting = self._queue.tokens

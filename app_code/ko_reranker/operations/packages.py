@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from ko_reranker.models import ModelNotFoundError, content_digest, resolve_model
 from ko_reranker.operations import executions
 from ko_reranker.operations.errors import OperationError
 from ko_reranker.operations.stage import Stage
@@ -74,8 +74,6 @@ def _own(stage: Stage, model: str) -> str | None:
 
 
 def _copied(stage: Stage, model: str) -> str:
-    from ko_reranker.models import ModelNotFoundError, resolve_model
-
     try:
         return _upload(stage, resolve_model(model), model)
     except ModelNotFoundError as error:
@@ -84,14 +82,9 @@ def _copied(stage: Stage, model: str) -> str:
 
 def _upload(stage: Stage, folder: Path, model: str) -> str:
     files = sorted(path for path in folder.rglob("*") if path.is_file())
-    digest = hashlib.sha256()
-    for path in files:
-        digest.update(f"{path.relative_to(folder)}\n{path.stat().st_size}\n".encode())
-        with path.open("rb") as stream:
-            digest.update(hashlib.file_digest(stream, "sha256").digest())
     # The content is part of the key: what a release points to is never changed afterwards.
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", model).strip("-")[-60:]
-    prefix = f"models/base/{name}-{digest.hexdigest()[:12]}/"
+    prefix = f"models/base/{name}-{content_digest(folder, files)[:12]}/"
     bucket, s3 = stage.output("DataBucket"), stage.client("s3")
     for path in files:
         s3.upload_file(str(path), bucket, f"{prefix}{path.relative_to(folder).as_posix()}")

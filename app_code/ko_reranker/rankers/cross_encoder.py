@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
+from ko_reranker.cores import usable_cores
 from ko_reranker.engine import Engine, EngineObserver
 from ko_reranker.engine.core import Forward
 from ko_reranker.engine.dense import check_int8
@@ -51,8 +51,8 @@ class CrossEncoder:
         encoder: PairEncoder,
         *,
         model_id: str,
-        chunk_overlap: int = 64,
-        precision: str = "fp32",
+        chunk_overlap: int,
+        precision: str,
     ) -> None:
         self.engine = engine
         self.encoder = encoder
@@ -66,18 +66,18 @@ class CrossEncoder:
         cls,
         folder: Path,
         *,
-        model_id: str | None = None,
-        device: str = "auto",
-        dtype: Dtype = "auto",
-        max_length: int | None = None,
-        batch_tokens: int | None = None,
-        workers: int | None = None,
-        max_chunks: int = 64,
-        chunk_overlap: int = 64,
-        max_queue_tokens: int | None = None,
-        observer: EngineObserver | None = None,
+        model_id: str,
+        device: str,
+        dtype: Dtype,
+        max_length: int | None,
+        batch_tokens: int | None,
+        workers: int | None,
+        max_chunks: int,
+        chunk_overlap: int,
+        max_queue_tokens: int | None,
+        observer: EngineObserver | None,
     ) -> CrossEncoder:
-        """Load from a folder; see :func:`ko_reranker.rankers.load_ranker`."""
+        """Load from a folder; :func:`ko_reranker.rankers.load_ranker` explains the options and has their defaults."""
         transformers_logging.disable_progress_bar()
         place = _place(device, dtype)
         floating = _dtype(dtype, place)
@@ -109,7 +109,7 @@ class CrossEncoder:
         return cls(
             engine,
             encoder,
-            model_id=model_id or str(folder),
+            model_id=model_id,
             chunk_overlap=chunk_overlap,
             precision="int8" if dtype == "int8" else str(floating).removeprefix("torch."),
         )
@@ -193,12 +193,14 @@ def read_settings(folder: Path) -> dict:
 def position_limit(model: PreTrainedModel) -> int:
     """Return the longest input the model has positions for."""
     positions = getattr(model.config, "max_position_embeddings", None)
-    if positions is None:
-        return 2**31
-    # RoBERTa and its kin count places from the padding index on.
+    return 2**31 if positions is None else positions - first_position(model)
+
+
+def first_position(model: PreTrainedModel) -> int:
+    """Return the place of a sequence's first token: RoBERTa and its kin count from behind the padding index."""
     embeddings = getattr(getattr(model, model.base_model_prefix, None), "embeddings", None)
-    offset = getattr(getattr(embeddings, "position_embeddings", None), "padding_idx", None)
-    return positions if offset is None else positions - offset - 1
+    padding = getattr(getattr(embeddings, "position_embeddings", None), "padding_idx", None)
+    return 0 if padding is None else padding + 1
 
 
 def _forward(model: PreTrainedModel, encoder: PairEncoder, budget: int, *, int8: bool) -> Forward:
@@ -231,7 +233,7 @@ def _workers(place: torch.device, workers: int | None) -> tuple[int, int]:
     """Return how many workers score, and how many threads each may use."""
     if place.type == "cuda":
         return workers or 1, 1
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = usable_cores()
     workers = workers or min(cores, _MOST_WORKERS)
     return workers, max(1, cores // workers)
 

@@ -108,15 +108,6 @@ class PairEncoder:
         encoded = self.encode_documents(query, documents)
         return encoded.pairs, encoded.query_truncated
 
-    def encode_pairs(self, pairs: Sequence[tuple[str, str]]) -> list[EncodedPair]:
-        """Return the encoded pairs of many queries, in order."""
-        queries = {query: self._cut(ids) for query, ids in _zip_ids({query for query, _ in pairs}, self._ids)}
-        documents = self._ids([document for _, document in pairs])
-        return [
-            self._pair(queries[query][0], document, 0, self._room(queries[query][0]))
-            for (query, _), document in zip(pairs, documents, strict=True)
-        ]
-
     def encode_documents(
         self,
         query: str,
@@ -253,11 +244,6 @@ def _blocks(indexes: Sequence[int], sizes: Sequence[int]) -> Iterator[list[int]]
 
 def _digest(text: str) -> bytes:
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
-
-
-def _zip_ids(texts: Iterable[str], encode) -> Iterable[tuple[str, np.ndarray]]:
-    texts = list(texts)
-    return zip(texts, encode(texts), strict=True) if texts else ()
 
 
 def _frame(tokenizer: PreTrainedTokenizerBase, *, typed: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
