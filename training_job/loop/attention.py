@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -17,12 +19,12 @@ class Row:
     Attributes:
         lengths: tokens of each sequence.
         bounds: int32, (sequences + 1,), on the model's device: where each sequence starts, and where the last one ends.
-        streams: the number that each sequence's dropout is drawn from.
+        streams: the numbers, 0 or more, that each sequence's dropout is drawn from.
     """
 
     lengths: Sequence[int]
     bounds: torch.Tensor
-    streams: Sequence[int]
+    streams: Sequence[tuple[int, ...]]
 
     @property
     def firsts(self) -> torch.Tensor:
@@ -41,26 +43,19 @@ def keep_masks(row: Row, place: int, shapes: Sequence[tuple[int, ...]], p: float
         row: the sequences.
         place: the number of the place in the model.
         shapes: of each sequence's mask.
-        p: the share of zeros.
+        p: the share of zeros, to 1 / 65,536.
         like: a tensor of the dtype.
     """
-    generator = torch.Generator()
+    # NumPy's SFC64 and 16 bits an element: a tenth of the time of `Tensor.bernoulli_`, which was an eighth of a step's.
+    kept = round((1 - p) * 2**16)
     masks = []
     for stream, shape in zip(row.streams, shapes, strict=True):
-        generator.manual_seed(mixed(stream, place))
-        masks.append(like.new_empty(shape).bernoulli_(1 - p, generator=generator).div_(1 - p))
+        count = math.prod(shape)
+        bits = np.random.SFC64((*stream, place)).random_raw(-(-count // 4)).view(np.uint16)[:count]
+        mask = (bits < kept).view(np.uint8).astype(np.float32)
+        mask *= 2**16 / kept
+        masks.append(torch.from_numpy(mask).view(shape).to(like.dtype))
     return masks
-
-
-def mixed(*numbers: int) -> int:
-    """Return 32 bits that depend on all of some numbers, well spread (the finaliser of SplitMix64)."""
-    state = 0
-    for number in numbers:
-        state = (state + number + 0x9E3779B97F4A7C15) & 0xFFFFFFFFFFFFFFFF
-        state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & 0xFFFFFFFFFFFFFFFF
-        state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & 0xFFFFFFFFFFFFFFFF
-        state ^= state >> 31
-    return state & 0xFFFFFFFF
 
 
 def packed_attention(

@@ -67,6 +67,25 @@ def attend_from_first(query: torch.Tensor, key: torch.Tensor, value: torch.Tenso
     return torch.cat(parts).flatten(1)
 
 
+def attend_to_states(query: torch.Tensor, states: torch.Tensor, batch: PackedBatch, *, scale: float) -> torch.Tensor:
+    """Let each sequence's queries attend to the states of its tokens themselves, on a CPU.
+
+    Args:
+        query: (sequences, heads, hidden).
+        states: (tokens, hidden).
+        batch: which tokens are whose.
+        scale: of the scores.
+
+    Returns:
+        (sequences, heads, hidden).
+    """
+    parts = []
+    for index, (start, end) in enumerate(zip(batch.offsets, batch.offsets[1:], strict=False)):
+        own = states[None, None, start:end]
+        parts.append(F.scaled_dot_product_attention(query[None, index : index + 1], own, own, scale=scale)[0])
+    return torch.cat(parts)
+
+
 def _varlen(
     query: torch.Tensor,
     key: torch.Tensor,

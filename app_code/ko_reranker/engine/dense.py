@@ -74,27 +74,28 @@ class Int8Dense:
         self.floor = floor
         self.bias = torch.zeros(outputs) if bias is None else bias.float()
         if floor is None:
-            self.zero, self.shift, self.steps = 128, torch.tensor([128.5]), 127.0
+            self.zero, self.steps = 128, 127.0
         else:
             # (input - floor) is what is multiplied, and floor * (sum of weights) what that lacks.
             self.bias = self.bias + floor * (rounded.sum(1) * self.scales)
-            self.zero, self.shift, self.steps = 0, torch.tensor([0.5]), 255.0
+            self.zero, self.steps = 0, 255.0
 
     def __call__(self, rows: torch.Tensor) -> torch.Tensor:
+        # Step by step and through int8: `addcmul` takes four times as long, and a conversion to uint8 nine times.
+        highest = rows.amax(-1, keepdim=True)  # (rows, 1)
         if self.floor is None:
-            scales = rows.abs().amax(-1, keepdim=True).clamp_min_(1e-8).div_(self.steps)  # (rows, 1)
-            shifted = torch.addcmul(self.shift, rows, scales.reciprocal())
+            scales = torch.maximum(highest, -rows.amin(-1, keepdim=True)).clamp_min_(1e-8).div_(self.steps)
+            counts = rows * scales.reciprocal()
         else:
-            scales = rows.amax(-1, keepdim=True).sub_(self.floor).div_(self.steps)
+            scales = highest.sub_(self.floor).div_(self.steps)
             inverse = scales.reciprocal()
-            shifted = torch.addcmul(self.shift - self.floor * inverse, rows, inverse)
-        # Cutting off after adding a half rounds to the nearest.
-        quantised = shifted.to(torch.uint8)
+            counts = (rows * inverse).add_(-self.floor * inverse - 128)
+        quantised = counts.round_().to(torch.int8).bitwise_xor_(-128).view(torch.uint8)  # 128 more
         product = torch.ops.onednn.qlinear_pointwise(
             quantised, 1.0, self.zero, self.packed, self.scales, self.zero_points,
             None, 1.0, 0, torch.float32, "none", [], "",
         )  # fmt: skip
-        return torch.addcmul(self.bias, product, scales)
+        return product.mul_(scales).add_(self.bias)
 
 
 def check_int8() -> None:

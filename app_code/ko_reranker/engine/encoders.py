@@ -2,7 +2,7 @@
 
 An encoder takes over the weights of a loaded model and computes the same logits from packed sequences: the query, key and
 value of a layer are one product, attention stays within each sequence, and the last layer is computed for the first token
-of each sequence only, the one that the classifier reads. Both are exact.
+of each sequence only, the one that the classifier reads. All of it is exact.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.activations import ACT2FN
 
-from .attention import attend, attend_from_first
+from .attention import attend, attend_from_first, attend_to_states
 from .dense import Dense, make_dense
 from .packing import PackedBatch
 
@@ -97,14 +97,11 @@ class _BertLayer:
     def __init__(self, layer: nn.Module, config, *, int8: bool, last: bool) -> None:
         attention = layer.attention.self
         self.heads = config.num_attention_heads
-        self.last = last
-        inputs = [attention.query, attention.key, attention.value]
         if last:
-            # The first tokens' queries are a handful of rows.
-            self.query = _dense(inputs.pop(0), int8=int8)
-        self.inputs = make_dense(
-            torch.cat([linear.weight for linear in inputs]), torch.cat([linear.bias for linear in inputs]), int8=int8
-        )
+            self.attend = _FirstTokenAttention(attention, self.heads)
+        else:
+            self.attend = _SelfAttention(attention, self.heads, int8=int8)
+        self.last = last
         self.output = _dense(layer.attention.output.dense, int8=int8)
         self.output_norm = layer.attention.output.LayerNorm
         self.activation = ACT2FN[config.hidden_act] if isinstance(config.hidden_act, str) else config.hidden_act
@@ -114,15 +111,51 @@ class _BertLayer:
 
     def __call__(self, states: torch.Tensor, batch: PackedBatch) -> torch.Tensor:
         """Return (tokens, hidden) of (tokens, hidden); the last layer (sequences, hidden)."""
-        inputs = self.inputs(states).view(len(states), -1, self.heads, states.shape[1] // self.heads)
+        attended = self.attend(states, batch)
         if self.last:
             states = states[batch.firsts]
-            query = self.query(states).view(len(states), self.heads, -1)
-            attended = attend_from_first(query, inputs[:, 0], inputs[:, 1], batch)
-        else:
-            attended = attend(inputs[:, 0], inputs[:, 1], inputs[:, 2], batch)
         states = self.output_norm(self.output(attended).add_(states))
         return self.down_norm(self.down(self.activation(self.up(states))).add_(states))
+
+
+class _SelfAttention:
+    """Attention of every token, (tokens, hidden) to (tokens, hidden)."""
+
+    def __init__(self, attention: nn.Module, heads: int, *, int8: bool) -> None:
+        self.heads = heads
+        inputs = [attention.query, attention.key, attention.value]
+        self.inputs = make_dense(
+            torch.cat([linear.weight for linear in inputs]), torch.cat([linear.bias for linear in inputs]), int8=int8
+        )
+
+    def __call__(self, states: torch.Tensor, batch: PackedBatch) -> torch.Tensor:
+        inputs = self.inputs(states).view(len(states), 3, self.heads, -1)
+        return attend(inputs[:, 0], inputs[:, 1], inputs[:, 2], batch)
+
+
+class _FirstTokenAttention:
+    """Attention of each sequence's first token, (tokens, hidden) to (sequences, hidden).
+
+    A score is ``query · (K state + bias)``, which is ``(query K) · state`` and a number that softmax does not see; what is
+    attended to is ``V (sum of weighted states) + bias``. So no token's key or value is needed: in this layer they would be
+    the whole work. A GPU's attention takes no heads as wide as the states: there keys and values are computed.
+    """
+
+    def __init__(self, attention: nn.Module, heads: int) -> None:
+        self.heads = heads
+        self.query, self.key, self.value = attention.query, attention.key, attention.value
+
+    def __call__(self, states: torch.Tensor, batch: PackedBatch) -> torch.Tensor:
+        query = self._by_head(self.query(states[batch.firsts]))  # (sequences, heads, head size)
+        if states.is_cuda:
+            return attend_from_first(query, self._by_head(self.key(states)), self._by_head(self.value(states)), batch)
+        key, value = (linear.weight.unflatten(0, query.shape[1:]) for linear in (self.key, self.value))
+        looks = torch.einsum("shd,hdc->shc", query, key)
+        seen = attend_to_states(looks, states, batch, scale=query.shape[2] ** -0.5)
+        return torch.einsum("shc,hdc->shd", seen, value).flatten(1).add_(self.value.bias)
+
+    def _by_head(self, rows: torch.Tensor) -> torch.Tensor:
+        return rows.unflatten(1, (self.heads, -1))
 
 
 class ModernBertEncoder:

@@ -81,14 +81,15 @@ class MicroBatch:
 class RequestQueue:
     """Requests by how soon each is done: shortest remaining work first, with ageing. Not thread-safe by itself.
 
-    A request's rank is the seconds of work that it still has, less the seconds that it has waited times ``ageing``. Small
-    requests overtake large ones, which rise while they wait, so that none starves.
+    Small requests overtake large ones. Each ``half_life`` that a request has waited makes it count for half of the work that
+    it still has, so that none starves: with the default, the half of the requests that is small waits for a fraction of a
+    second on a server that is full, and the large ones no longer than in the order of arrival (`make bench-serving`).
 
     Args:
         budget: tokens of a micro-batch; a longer sequence is a micro-batch of its own.
         workers: how many workers take from the queue.
         most_sequences: sequences of a micro-batch.
-        ageing: what a second of waiting counts for, in seconds of work.
+        half_life: the seconds of waiting that count like half of the work.
         clock: seconds, for example `time.monotonic`.
     """
 
@@ -98,13 +99,13 @@ class RequestQueue:
         *,
         workers: int = 1,
         most_sequences: int = 2**31,
-        ageing: float = 0.5,
+        half_life: float = 5.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.budget = budget
         self.workers = workers
         self.most_sequences = most_sequences
-        self.ageing = ageing
+        self.half_life = half_life
         self.clock = clock
         self.tokens_per_second = 0.0
         self._tickets: list[Ticket] = []
@@ -157,7 +158,7 @@ class RequestQueue:
         return tokens / (self.tokens_per_second * self.workers) if self.tokens_per_second else 0.0
 
     def _rank(self, ticket: Ticket, now: float) -> float:
-        return self.seconds_of(ticket.waiting_tokens) - self.ageing * (now - ticket.arrived)
+        return ticket.waiting_tokens * 2.0 ** (-(now - ticket.arrived) / self.half_life)
 
     def _share(self) -> int:
         """Return the tokens of the next micro-batch: at the end of the work every worker gets its part of the rest."""
