@@ -20,7 +20,7 @@ from ko_reranker.container import (
     read_hyperparameters,
     read_resources,
 )
-from ko_reranker.cores import usable_cores
+from ko_reranker.processor import usable_cores
 from training_job.settings import load_recipe
 
 DEFAULT_PORT = 7777

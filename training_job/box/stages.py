@@ -17,9 +17,9 @@ from tokenizers import Tokenizer
 from transformers import BertForSequenceClassification, BertModel, PreTrainedTokenizerFast
 
 from ko_reranker.container import JobError, TrainingFolders
-from ko_reranker.cores import usable_cores
 from ko_reranker.data.records import TrainingRecord
 from ko_reranker.evaluation.questions import Question, TestSet
+from ko_reranker.processor import usable_cores
 from ko_reranker.rankers.cross_encoder import SETTINGS_FILE
 from ko_reranker.samples.packed import pack, unpack
 from training_job.box.corpus import Corpus

@@ -13,6 +13,7 @@ import torch
 import torch.distributed as dist
 
 from ko_reranker.container import SECONDARY_FAILURE, JobError, describe
+from ko_reranker.processor import multiplies_bf16
 
 
 class Interrupted(Exception):
@@ -142,14 +143,10 @@ def precision_on(device: torch.device, wanted: str) -> tuple[str, str | None]:
     """
     if wanted == "fp16" and device.type == "cpu":
         return "fp32", "precision fp16 needs a GPU: training in fp32."
-    if wanted == "bf16" and device.type == "cpu" and not _cpu_has_bf16():
+    if wanted == "bf16" and device.type == "cpu" and not multiplies_bf16():
         return "fp32", "This CPU has no bf16 instructions, and without them bf16 is slower than fp32: training in fp32."
     if wanted == "bf16" and device.type == "cuda" and torch.cuda.get_device_capability(device)[0] < 8:
         raise JobError(
             f"{torch.cuda.get_device_name(device)} has no bf16: set precision to fp16, or take a newer GPU (g5, p4)."
         )
     return wanted, None
-
-
-def _cpu_has_bf16() -> bool:
-    return any(there for name, there in torch.cpu.get_capabilities().items() if name.endswith("bf16"))

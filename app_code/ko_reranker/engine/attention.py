@@ -13,6 +13,9 @@ import torch.nn.functional as F
 
 from .packing import PackedBatch
 
+# In bf16 on a CPU PyTorch's fused attention takes half as long again as its three steps; longer sequences would want memory.
+_SPELT_OUT_TOKENS = 512
+
 
 def attend(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, batch: PackedBatch, window: int | None = None
@@ -36,11 +39,19 @@ def attend(
     for start, end in zip(batch.offsets, batch.offsets[1:], strict=False):
         length = end - start
         mask = _band(length, window, query.device) if window is not None and length > window + 1 else None
-        part = F.scaled_dot_product_attention(
-            query.narrow(2, start, length), key.narrow(2, start, length), value.narrow(2, start, length), mask
-        )
+        part = _attend_alone(*(states.narrow(2, start, length) for states in (query, key, value)), mask)
         parts.append(part.transpose(1, 2))
     return torch.cat(parts, dim=1).flatten(2)[0]
+
+
+def _attend_alone(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    """Let one sequence attend to itself, (1, heads, tokens, head size)."""
+    if query.dtype == torch.bfloat16 and query.shape[2] <= _SPELT_OUT_TOKENS:
+        scores = torch.matmul(query * query.shape[3] ** -0.5, key.transpose(2, 3)).float()
+        if mask is not None:
+            scores.masked_fill_(~mask, -torch.inf)
+        return torch.matmul(scores.softmax(-1).to(value.dtype), value)
+    return F.scaled_dot_product_attention(query, key, value, mask)
 
 
 def attend_from_first(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, batch: PackedBatch) -> torch.Tensor:

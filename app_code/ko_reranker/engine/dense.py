@@ -62,7 +62,8 @@ class Int8Dense:
 
     A row's scale depends on that row alone, so that a pair's logit stays the same whatever shares its batch, and one
     outlying token does not coarsen the others. Inputs are symmetric around 0; those behind a GELU are never below -0.17,
-    so theirs count from there and resolve twice as finely, and what the shift adds is taken out of the bias.
+    so theirs count from there and resolve twice as finely, and what the shift adds is taken out of the bias. Those are
+    nobody else's, and overwritten.
     """
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None, *, floor: float | None) -> None:
@@ -89,7 +90,7 @@ class Int8Dense:
         else:
             scales = highest.sub_(self.floor).div_(self.steps)
             inverse = scales.reciprocal()
-            counts = (rows * inverse).add_(-self.floor * inverse - 128)
+            counts = rows.mul_(inverse).add_(-self.floor * inverse - 128)
         quantised = counts.round_().to(torch.int8).bitwise_xor_(-128).view(torch.uint8)  # 128 more
         product = torch.ops.onednn.qlinear_pointwise(
             quantised, 1.0, self.zero, self.packed, self.scales, self.zero_points,

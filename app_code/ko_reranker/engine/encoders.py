@@ -7,6 +7,7 @@ of each sequence only, the one that the classifier reads. All of it is exact.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 import torch
@@ -14,6 +15,8 @@ import torch.nn.functional as F
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.activations import ACT2FN
+
+from ko_reranker.processor import multiplies_bf16
 
 from .attention import attend, attend_from_first, attend_to_states
 from .dense import Dense, make_dense
@@ -104,7 +107,7 @@ class _BertLayer:
         self.last = last
         self.output = _dense(layer.attention.output.dense, int8=int8)
         self.output_norm = layer.attention.output.LayerNorm
-        self.activation = ACT2FN[config.hidden_act] if isinstance(config.hidden_act, str) else config.hidden_act
+        self.activation = _activation(config.hidden_act)
         self.up = _dense(layer.intermediate.dense, int8=int8)
         self.down = _dense(layer.output.dense, int8=int8, after_gelu=config.hidden_act == "gelu")
         self.down_norm = layer.output.LayerNorm
@@ -123,14 +126,16 @@ class _SelfAttention:
 
     def __init__(self, attention: nn.Module, heads: int, *, int8: bool) -> None:
         self.heads = heads
+        # Beside 8-bit products, 16 bits are precise; a CPU that only emulates bf16 is slower at it.
+        self.dtype = torch.bfloat16 if int8 and multiplies_bf16() else attention.query.weight.dtype
         inputs = [attention.query, attention.key, attention.value]
         self.inputs = make_dense(
             torch.cat([linear.weight for linear in inputs]), torch.cat([linear.bias for linear in inputs]), int8=int8
         )
 
     def __call__(self, states: torch.Tensor, batch: PackedBatch) -> torch.Tensor:
-        inputs = self.inputs(states).view(len(states), 3, self.heads, -1)
-        return attend(inputs[:, 0], inputs[:, 1], inputs[:, 2], batch)
+        inputs = self.inputs(states).view(len(states), 3, self.heads, -1).to(self.dtype)
+        return attend(inputs[:, 0], inputs[:, 1], inputs[:, 2], batch).to(states.dtype)
 
 
 class _FirstTokenAttention:
@@ -228,6 +233,12 @@ def _rotate(states: torch.Tensor, cosines: torch.Tensor, sines: torch.Tensor) ->
     first, second = states.float().chunk(2, dim=-1)
     turned = torch.cat([-second, first], dim=-1)
     return (states.float() * cosines[:, None] + turned * sines[:, None]).to(states.dtype)
+
+
+def _activation(name: str | Callable[[torch.Tensor], torch.Tensor]) -> Callable[[torch.Tensor], torch.Tensor]:
+    if name == "gelu":
+        return torch.ops.aten.gelu_  # in place: to fetch fresh memory for its output takes as long as GELU itself
+    return ACT2FN[name] if isinstance(name, str) else name
 
 
 def _dense(linear: nn.Linear, *, int8: bool, after_gelu: bool = False) -> Dense:

@@ -11,13 +11,13 @@ import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
-from ko_reranker.cores import usable_cores
 from ko_reranker.engine import Engine, EngineObserver
 from ko_reranker.engine.core import Forward
 from ko_reranker.engine.dense import check_int8
 from ko_reranker.engine.encoders import make_encoder
 from ko_reranker.engine.forwards import PackedForward, PaddedForward
 from ko_reranker.engine.graphs import TOKENS_PER_SEQUENCE, GraphForward
+from ko_reranker.processor import usable_cores
 from ko_reranker.rankers.interface import Dtype, RankerError, Scored
 from ko_reranker.rankers.pairs import EncodedDocuments, PairEncoder
 
