@@ -36,26 +36,22 @@ class Row:
         return self.lengths if rows == sum(self.lengths) else [1] * len(self.lengths)
 
 
-def keep_masks(row: Row, place: int, shapes: Sequence[tuple[int, ...]], p: float, like: torch.Tensor) -> list[torch.Tensor]:
-    """Return one dropout mask a sequence (0, or 1 / (1 - p)), drawn from the sequence's own stream.
+def keep_mask(stream: Sequence[int], place: int, shape: Sequence[int], p: float, like: torch.Tensor) -> torch.Tensor:
+    """Return the dropout mask of one sequence: 0, or 1 / (1 - p).
 
     Args:
-        row: the sequences.
+        stream: the sequence's own numbers.
         place: the number of the place in the model.
-        shapes: of each sequence's mask.
+        shape: of the mask.
         p: the share of zeros, to 1 / 65,536.
         like: a tensor of the dtype.
     """
     # NumPy's SFC64 and 16 bits an element: a tenth of the time of `Tensor.bernoulli_`, which was an eighth of a step's.
-    kept = round((1 - p) * 2**16)
-    masks = []
-    for stream, shape in zip(row.streams, shapes, strict=True):
-        count = math.prod(shape)
-        bits = np.random.SFC64((*stream, place)).random_raw(-(-count // 4)).view(np.uint16)[:count]
-        mask = (bits < kept).view(np.uint8).astype(np.float32)
-        mask *= 2**16 / kept
-        masks.append(torch.from_numpy(mask).view(shape).to(like.dtype))
-    return masks
+    kept, size = round((1 - p) * 2**16), math.prod(shape)
+    bits = np.random.SFC64((*stream, place)).random_raw(-(-size // 4)).view(np.uint16)[:size]
+    mask = (bits < kept).view(np.uint8).astype(np.float32)
+    mask *= 2**16 / kept
+    return torch.from_numpy(mask).view(*shape).to(like.dtype)
 
 
 def packed_attention(
@@ -95,6 +91,39 @@ def packed_attention(
     return _one_by_one(row, module.place, query, key, value, dropout, scaling, reach), None
 
 
+def first_token_attention(module: nn.Module, first: torch.Tensor, hidden: torch.Tensor, dropout: float) -> torch.Tensor:
+    """Let each sequence's first token attend to its sequence, on a CPU, without computing any key or value.
+
+    A score is ``query · (K state + bias)``, which is ``(query K) · state + query · bias``; what is attended to is ``V`` times
+    the weighted sum of states, and as much of its bias as dropout left of the weights.
+
+    Args:
+        module: the attention of BERT or its kin, which `PackedClassifier` gave the attributes `packed` and `place`.
+        first: (sequences, channels).
+        hidden: (tokens, channels).
+        dropout: the share of attention weights to drop.
+
+    Returns:
+        (1, sequences, heads, head size).
+    """
+    row: Row = module.packed.row
+    query = module.query(first).unflatten(1, (module.num_attention_heads, -1)) * module.scaling  # (sequences, heads, head size)
+    key, value = (linear.weight.unflatten(0, query.shape[1:]) for linear in (module.key, module.value))
+    key_bias, value_bias = (linear.bias.unflatten(0, query.shape[1:]) for linear in (module.key, module.value))
+    looks = torch.einsum("shd,hdc->shc", query, key)
+    offsets = torch.einsum("shd,hd->sh", query, key_bias)
+    sums, shares = [], []
+    for look, offset, states, stream in zip(looks, offsets, hidden.split(list(row.lengths)), row.streams, strict=True):
+        scores = look @ states.T + offset[:, None]  # (heads, tokens)
+        weights = scores.softmax(-1).to(states.dtype)
+        if dropout:
+            weights = weights * keep_mask(stream, module.place, weights.shape, dropout, weights)
+        sums.append(weights @ states)
+        shares.append(weights.sum(-1))
+    seen = torch.einsum("shc,hdc->shd", torch.stack(sums), value) + torch.stack(shares)[..., None] * value_bias
+    return seen[None]
+
+
 def _one_by_one(
     row: Row,
     place: int,
@@ -106,20 +135,12 @@ def _one_by_one(
     reach: int | None,
 ) -> torch.Tensor:
     lengths = row.lengths_of(query.shape[2])
-    triples = list(
-        zip(query.split(lengths, 2), key.split(list(row.lengths), 2), value.split(list(row.lengths), 2), strict=True)
-    )
-    if dropout:
-        shapes = [(*q.shape[:3], k.shape[2]) for q, k, _ in triples]
-        if query.is_cuda:
-            masks = [F.dropout(query.new_ones(shape), dropout) for shape in shapes]
-        else:
-            masks = keep_masks(row, place, shapes, dropout, query)
+    keys, values = (states.split(list(row.lengths), 2) for states in (key, value))
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     # PyTorch's fused attention has no dropout of ours, and on a CPU it takes three times as long in bf16.
     spelt_out = dropout or (query.dtype == torch.bfloat16 and not query.is_cuda)
     outputs = []
-    for number, (q, k, v) in enumerate(triples):
+    for q, k, v, stream in zip(query.split(lengths, 2), keys, values, row.streams, strict=True):
         # A first token alone stands at place 0, like a whole sequence's.
         seen = None if reach is None or k.shape[2] <= reach + 1 else _window(q.shape[2], k.shape[2], reach, q.device)
         if spelt_out:
@@ -127,7 +148,10 @@ def _one_by_one(
             if seen is not None:
                 scores = scores.masked_fill(~seen, -torch.inf)
             weights = scores.softmax(-1).to(q.dtype)
-            outputs.append((weights * masks[number] if dropout else weights) @ v)
+            if dropout:
+                gpu = query.is_cuda
+                weights = F.dropout(weights, dropout) if gpu else weights * keep_mask(stream, place, weights.shape, dropout, q)
+            outputs.append(weights @ v)
         else:
             outputs.append(F.scaled_dot_product_attention(q, k, v, attn_mask=seen, scale=scale))
     return torch.cat(outputs, 2).transpose(1, 2)

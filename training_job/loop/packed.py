@@ -22,7 +22,7 @@ from transformers import AttentionInterface, AutoConfig, AutoModelForSequenceCla
 
 from ko_reranker.container import JobError
 from ko_reranker.rankers.cross_encoder import first_position
-from training_job.loop.attention import Row, keep_masks, packed_attention
+from training_job.loop.attention import Row, first_token_attention, keep_mask, packed_attention
 from training_job.loop.groups import Group
 
 # Those whose layers and heads were read: they do not mix sequences but in attention, and classify by the first token.
@@ -124,12 +124,15 @@ class PackedClassifier:
         """Run the last layer for the first tokens alone: nobody reads the others. (1, tokens, …) to (sequences, 1, …)."""
         attention = layer.attention.self
         first = hidden[:, self.row.firsts]
-        query, key, value = (
-            project(states).unflatten(-1, (attention.num_attention_heads, -1)).transpose(1, 2)
-            for project, states in ((attention.query, first), (attention.key, hidden), (attention.value, hidden))
-        )
         dropout = attention.dropout.p if attention.training else 0.0
-        seen, _ = packed_attention(attention, query, key, value, None, dropout=dropout, scaling=attention.scaling)
+        if hidden.is_cuda:
+            query, key, value = (
+                project(states).unflatten(-1, (attention.num_attention_heads, -1)).transpose(1, 2)
+                for project, states in ((attention.query, first), (attention.key, hidden), (attention.value, hidden))
+            )
+            seen, _ = packed_attention(attention, query, key, value, None, dropout=dropout, scaling=attention.scaling)
+        else:
+            seen = first_token_attention(attention, first[0], hidden[0], dropout)
         return layer.feed_forward_chunk(layer.attention.output(seen.flatten(2), first)).transpose(0, 1)
 
 
@@ -143,8 +146,12 @@ class RecordDropout(nn.Dropout):
             return F.dropout(states, self.p)
         rows = states.reshape(-1, states.shape[-1])  # (tokens or sequences, channels)
         row: Row = self.packed.row
-        shapes = [(length, rows.shape[1]) for length in row.lengths_of(len(rows))]
-        return states * torch.cat(keep_masks(row, self.place, shapes, self.p, states)).view_as(states)
+        lengths = row.lengths_of(len(rows))
+        masks = [
+            keep_mask(stream, self.place, (length, rows.shape[1]), self.p, states)
+            for stream, length in zip(row.streams, lengths, strict=True)
+        ]
+        return states * torch.cat(masks).view_as(states)
 
 
 class OneDnnLinear(nn.Linear):
