@@ -82,8 +82,9 @@ class RequestQueue:
     """Requests by how soon each is done: shortest remaining work first, with ageing. Not thread-safe by itself.
 
     Small requests overtake large ones. Each ``half_life`` that a request has waited makes it count for half of the work that
-    it still has, so that none starves: with the default, the half of the requests that is small waits for a fraction of a
-    second on a server that is full, and the large ones no longer than in the order of arrival (`make bench-serving`).
+    it still has, so that none starves: with the default, on a server that is full, the median of a load of small and large
+    requests falls to a fraction of what it is in the order of arrival, and the largest wait a little longer than there
+    (`make bench-serving`).
 
     Args:
         budget: tokens of a micro-batch; a longer sequence is a micro-batch of its own.
