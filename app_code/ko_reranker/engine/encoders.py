@@ -62,7 +62,6 @@ class BertEncoder:
     def __init__(self, model: PreTrainedModel, *, int8: bool = False) -> None:
         config = model.config
         body = getattr(model, model.base_model_prefix)
-        self.heads = config.num_attention_heads
         embeddings = body.embeddings
         self.words = embeddings.word_embeddings.weight
         self.positions = embeddings.position_embeddings.weight
@@ -99,11 +98,8 @@ class BertEncoder:
 class _BertLayer:
     def __init__(self, layer: nn.Module, config, *, int8: bool, last: bool) -> None:
         attention = layer.attention.self
-        self.heads = config.num_attention_heads
-        if last:
-            self.attend = _FirstTokenAttention(attention, self.heads)
-        else:
-            self.attend = _SelfAttention(attention, self.heads, int8=int8)
+        heads = config.num_attention_heads
+        self.attend = _FirstTokenAttention(attention, heads) if last else _SelfAttention(attention, heads, int8=int8)
         self.last = last
         self.output = _dense(layer.attention.output.dense, int8=int8)
         self.output_norm = layer.attention.output.LayerNorm
