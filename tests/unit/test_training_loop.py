@@ -8,6 +8,7 @@ import random
 import tracemalloc
 import unicodedata
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -142,6 +143,20 @@ def test_dropout_drops_its_share_and_keeps_the_mean(tmp_path) -> None:
     dropped = packed.model.roberta.embeddings.dropout(ones)
     assert (dropped == 0).float().mean() == pytest.approx(0.3, abs=0.01)
     assert dropped.mean() == pytest.approx(1, abs=0.01)
+
+
+@pytest.mark.parametrize("window", [None, 4])
+def test_attention_with_dropout_has_the_gradient_of_its_output(window) -> None:
+    lengths = [5, 1, 9]
+    row = attention.Row(lengths, F.pad(torch.tensor(lengths).cumsum(0), (1, 0)).int(), [(0, place) for place in range(3)])
+    module = SimpleNamespace(packed=SimpleNamespace(row=row), place=2)
+    key, value = (torch.randn(1, 2, 15, 3, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    for rows in (15, 3):  # all tokens, and the first ones alone
+        query = torch.randn(1, 2, rows, 3, dtype=torch.float64, requires_grad=True)
+        torch.autograd.gradcheck(
+            lambda *states: attention.packed_attention(module, *states, None, dropout=0.3, sliding_window=window)[0],
+            (query, key, value),
+        )
 
 
 def test_gradients_of_micro_batches_add_up_to_the_whole(tmp_path) -> None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -36,22 +36,22 @@ class Row:
         return self.lengths if rows == sum(self.lengths) else [1] * len(self.lengths)
 
 
-def keep_mask(stream: Sequence[int], place: int, shape: Sequence[int], p: float, like: torch.Tensor) -> torch.Tensor:
-    """Return the dropout mask of one sequence: 0, or 1 / (1 - p).
+def draw_keep_mask(stream: Sequence[int], place: int, p: float, out: torch.Tensor) -> torch.Tensor:
+    """Fill a contiguous fp32 tensor with the dropout mask of one sequence, 0 or 1 / (1 - p), and return it.
 
     Args:
         stream: the sequence's own numbers.
         place: the number of the place in the model.
-        shape: of the mask.
         p: the share of zeros, to 1 / 65,536.
-        like: a tensor of the dtype.
+        out: of the mask's shape.
     """
     # NumPy's SFC64 and 16 bits an element: a tenth of the time of `Tensor.bernoulli_`, which was an eighth of a step's.
-    kept, size = round((1 - p) * 2**16), math.prod(shape)
-    bits = np.random.SFC64((*stream, place)).random_raw(-(-size // 4)).view(np.uint16)[:size]
-    mask = (bits < kept).view(np.uint8).astype(np.float32)
+    kept = round((1 - p) * 2**16)
+    bits = np.random.SFC64((*stream, place)).random_raw(-(-out.numel() // 4)).view(np.uint16)[: out.numel()]
+    mask = out.view(-1).numpy()
+    mask[:] = (bits < kept).view(np.uint8)
     mask *= 2**16 / kept
-    return torch.from_numpy(mask).view(*shape).to(like.dtype)
+    return out
 
 
 def packed_attention(
@@ -117,7 +117,7 @@ def first_token_attention(module: nn.Module, first: torch.Tensor, hidden: torch.
         scores = look @ states.T + offset[:, None]  # (heads, tokens)
         weights = scores.softmax(-1).to(states.dtype)
         if dropout:
-            weights = weights * keep_mask(stream, module.place, weights.shape, dropout, weights)
+            weights = weights * draw_keep_mask(stream, module.place, dropout, torch.empty(weights.shape)).to(weights.dtype)
         sums.append(weights @ states)
         shares.append(weights.sum(-1))
     seen = torch.einsum("shc,hdc->shd", torch.stack(sums), value) + torch.stack(shares)[..., None] * value_bias
@@ -134,32 +134,100 @@ def _one_by_one(
     scaling: float | None,
     reach: int | None,
 ) -> torch.Tensor:
-    lengths = row.lengths_of(query.shape[2])
-    keys, values = (states.split(list(row.lengths), 2) for states in (key, value))
+    lengths = list(row.lengths_of(query.shape[2]))
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    # PyTorch's fused attention has no dropout of ours, and on a CPU it takes three times as long in bf16.
+    if dropout and not query.is_cuda:
+        return _DropoutAttention.apply(query, key, value, row, lengths, place, dropout, scale, reach)
+    # On a CPU PyTorch's fused attention takes three times as long in bf16; on a GPU it has no dropout under a window.
     spelt_out = dropout or (query.dtype == torch.bfloat16 and not query.is_cuda)
     outputs = []
-    for q, k, v, stream in zip(query.split(lengths, 2), keys, values, row.streams, strict=True):
-        # A first token alone stands at place 0, like a whole sequence's.
-        seen = None if reach is None or k.shape[2] <= reach + 1 else _window(q.shape[2], k.shape[2], reach, q.device)
+    for q, k, v in zip(*_split(row, lengths, query, key, value), strict=True):
+        seen = _window(q, k, reach)
         if spelt_out:
-            scores = (q * scale) @ k.transpose(2, 3)  # (1, heads, queries, keys)
+            scores = (q * scale) @ k.transpose(1, 2)  # (heads, queries, keys)
             if seen is not None:
                 scores = scores.masked_fill(~seen, -torch.inf)
-            weights = scores.softmax(-1).to(q.dtype)
-            if dropout:
-                gpu = query.is_cuda
-                weights = F.dropout(weights, dropout) if gpu else weights * keep_mask(stream, place, weights.shape, dropout, q)
-            outputs.append(weights @ v)
+            outputs.append(F.dropout(scores.softmax(-1).to(q.dtype), dropout) @ v)
         else:
-            outputs.append(F.scaled_dot_product_attention(q, k, v, attn_mask=seen, scale=scale))
-    return torch.cat(outputs, 2).transpose(1, 2)
+            outputs.append(F.scaled_dot_product_attention(q[None], k[None], v[None], attn_mask=seen, scale=scale)[0])
+    return torch.cat(outputs, 1).transpose(0, 1).unsqueeze(0)
 
 
-def _window(queries: int, keys: int, reach: int, device: torch.device) -> torch.Tensor:
-    distance = torch.arange(queries, device=device)[:, None] - torch.arange(keys, device=device)
-    return distance.abs() <= reach  # (queries, keys)
+class _DropoutAttention(torch.autograd.Function):
+    """Attention with the sequences' own dropout, on a CPU.
+
+    Spelt out because PyTorch's fused attention has no such dropout; and with its gradient, because a sequence's weights fit the
+    processor's cache, so that what works in place on them costs little.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        row: Row,
+        lengths: list[int],
+        place: int,
+        dropout: float,
+        scale: float,
+        reach: int | None,
+    ) -> torch.Tensor:
+        output = _by_tokens(query)
+        drawn = []
+        sequences = zip(*_split(row, lengths, query, key, value), output.split(lengths), row.streams, strict=True)
+        for q, k, v, out, stream in sequences:
+            scores = _times(q, k.transpose(1, 2), scale)  # (heads, queries, keys)
+            seen = _window(q, k, reach)
+            if seen is not None:
+                scores.masked_fill_(~seen, -torch.inf)
+            weights = torch.softmax(scores, -1, out=scores)
+            mask = draw_keep_mask(stream, place, dropout, torch.empty(weights.shape)).to(weights.dtype)
+            out.copy_(((weights * mask) @ v).transpose(0, 1))
+            drawn += (weights, mask)
+        ctx.save_for_backward(query, key, value, *drawn)
+        ctx.rest = row, lengths, scale
+        return output.unsqueeze(0)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        query, key, value, *drawn = ctx.saved_tensors
+        row, lengths, scale = ctx.rest
+        gradients = [_by_tokens(part) for part in (query, key, value)]
+        results = _split(row, lengths, *(part.transpose(0, 1).unsqueeze(0) for part in gradients))
+        arrived = gradient[0].transpose(0, 1).split(lengths, 1)  # (heads, queries, channels) each
+        parts = _split(row, lengths, query, key, value)
+        for q, k, v, of_q, of_k, of_v, g, weights, mask in zip(*parts, *results, arrived, drawn[::2], drawn[1::2], strict=True):
+            of_v.copy_((weights * mask).transpose(1, 2) @ g)
+            of_weights = (g @ v.transpose(1, 2)).mul_(mask)
+            of_scores = torch.ops.aten._softmax_backward_data(of_weights, weights, -1, weights.dtype)
+            of_q.copy_(_times(of_scores, k, scale))
+            of_k.copy_(_times(of_scores.transpose(1, 2), q, scale))
+        return *(part.transpose(0, 1).unsqueeze(0) for part in gradients), *[None] * 6
+
+
+def _split(row: Row, lengths: Sequence[int], *packed: torch.Tensor) -> list[Sequence[torch.Tensor]]:
+    """Split queries, keys and values, (1, heads, rows, channels) each, into the sequences' own, (heads, rows, channels)."""
+    return [part[0].split(list(count), 1) for part, count in zip(packed, (lengths, row.lengths, row.lengths), strict=True)]
+
+
+def _by_tokens(states: torch.Tensor) -> torch.Tensor:
+    """Make room for what is as large as (1, heads, rows, channels), as (rows, heads, channels)."""
+    _, heads, rows, channels = states.shape
+    return states.new_empty(rows, heads, channels)
+
+
+def _times(left: torch.Tensor, right: torch.Tensor, scale: float) -> torch.Tensor:
+    return torch.baddbmm(left.new_empty(()), left, right, beta=0, alpha=scale)
+
+
+def _window(query: torch.Tensor, key: torch.Tensor, reach: int | None) -> torch.Tensor | None:
+    """Return which keys a sequence's queries see, (queries, keys), or None for all; a first token alone stands at place 0."""
+    queries, keys = query.shape[1], key.shape[1]
+    if reach is None or keys <= reach + 1:
+        return None
+    distance = torch.arange(queries, device=query.device)[:, None] - torch.arange(keys, device=query.device)
+    return distance.abs() <= reach
 
 
 def _query_bounds(row: Row, query: torch.Tensor) -> tuple[torch.Tensor, int]:

@@ -22,7 +22,7 @@ from transformers import AttentionInterface, AutoConfig, AutoModelForSequenceCla
 
 from ko_reranker.container import JobError
 from ko_reranker.rankers.cross_encoder import first_position
-from training_job.loop.attention import Row, first_token_attention, keep_mask, packed_attention
+from training_job.loop.attention import Row, draw_keep_mask, first_token_attention, packed_attention
 from training_job.loop.groups import Group
 
 # Those whose layers and heads were read: they do not mix sequences but in attention, and classify by the first token.
@@ -147,11 +147,10 @@ class RecordDropout(nn.Dropout):
         rows = states.reshape(-1, states.shape[-1])  # (tokens or sequences, channels)
         row: Row = self.packed.row
         lengths = row.lengths_of(len(rows))
-        masks = [
-            keep_mask(stream, self.place, (length, rows.shape[1]), self.p, states)
-            for stream, length in zip(row.streams, lengths, strict=True)
-        ]
-        return states * torch.cat(masks).view_as(states)
+        mask = torch.empty(rows.shape)
+        for stream, part in zip(row.streams, mask.split(list(lengths)), strict=True):
+            draw_keep_mask(stream, self.place, self.p, part)
+        return states * mask.to(states.dtype).view_as(states)
 
 
 class OneDnnLinear(nn.Linear):
@@ -180,9 +179,17 @@ class _OneDnnProduct(torch.autograd.Function):
         flat = gradient.flatten(0, -2)
         return (
             _onednn_linear(gradient, weight.t(), None) if of_rows else None,
-            flat.t() @ rows.flatten(0, -2) if of_weight else None,  # here MKL is as fast
+            _add_to_gradient(weight, flat.t(), rows.flatten(0, -2)) if of_weight else None,
             flat.sum(0) if of_bias else None,
         )
+
+
+def _add_to_gradient(weight: torch.Tensor, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor | None:
+    """Add a product to a weight's gradient in place, or return the first one for autograd to keep. MKL is as fast here."""
+    if weight.grad is None:
+        return left @ right
+    weight.grad.addmm_(left, right)
+    return None
 
 
 def _onednn_linear(rows: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
