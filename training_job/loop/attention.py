@@ -174,7 +174,7 @@ class _DropoutAttention(torch.autograd.Function):
         reach: int | None,
     ) -> torch.Tensor:
         output = _by_tokens(query)
-        drawn = []
+        kept = []
         sequences = zip(*_split(row, lengths, query, key, value), output.split(lengths), row.streams, strict=True)
         for q, k, v, out, stream in sequences:
             scores = _times(q, k.transpose(1, 2), scale)  # (heads, queries, keys)
@@ -182,25 +182,28 @@ class _DropoutAttention(torch.autograd.Function):
             if seen is not None:
                 scores.masked_fill_(~seen, -torch.inf)
             weights = torch.softmax(scores, -1, out=scores)
-            mask = draw_keep_mask(stream, place, dropout, torch.empty(weights.shape)).to(weights.dtype)
-            out.copy_(((weights * mask) @ v).transpose(0, 1))
-            drawn += (weights, mask)
-        ctx.save_for_backward(query, key, value, *drawn)
+            dropped = draw_keep_mask(stream, place, dropout, torch.empty(weights.shape)).to(weights.dtype).mul_(weights)
+            out.copy_((dropped @ v).transpose(0, 1))
+            kept += (weights, dropped)
+        ctx.save_for_backward(query, key, value, *kept)
         ctx.rest = row, lengths, scale
         return output.unsqueeze(0)
 
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        query, key, value, *drawn = ctx.saved_tensors
+        query, key, value, *kept = ctx.saved_tensors
         row, lengths, scale = ctx.rest
         gradients = [_by_tokens(part) for part in (query, key, value)]
         results = _split(row, lengths, *(part.transpose(0, 1).unsqueeze(0) for part in gradients))
         arrived = gradient[0].transpose(0, 1).split(lengths, 1)  # (heads, queries, channels) each
         parts = _split(row, lengths, query, key, value)
-        for q, k, v, of_q, of_k, of_v, g, weights, mask in zip(*parts, *results, arrived, drawn[::2], drawn[1::2], strict=True):
-            of_v.copy_((weights * mask).transpose(1, 2) @ g)
-            of_weights = (g @ v.transpose(1, 2)).mul_(mask)
-            of_scores = torch.ops.aten._softmax_backward_data(of_weights, weights, -1, weights.dtype)
+        for q, k, v, of_q, of_k, of_v, g, weights, dropped in zip(
+            *parts, *results, arrived, kept[::2], kept[1::2], strict=True
+        ):
+            of_v.copy_(dropped.transpose(1, 2) @ g)
+            # Through dropout and softmax in one: weights * (mask * gradient - sum(weights * mask * gradient)).
+            of_scores = (g @ v.transpose(1, 2)).mul_(dropped)
+            of_scores.addcmul_(weights, of_scores.sum(-1, keepdim=True), value=-1)
             of_q.copy_(_times(of_scores, k, scale))
             of_k.copy_(_times(of_scores.transpose(1, 2), q, scale))
         return *(part.transpose(0, 1).unsqueeze(0) for part in gradients), *[None] * 6

@@ -180,7 +180,7 @@ class _OneDnnProduct(torch.autograd.Function):
         return (
             _onednn_linear(gradient, weight.t(), None) if of_rows else None,
             _add_to_gradient(weight, flat.t(), rows.flatten(0, -2)) if of_weight else None,
-            flat.sum(0) if of_bias else None,
+            flat.new_ones(len(flat)) @ flat if of_bias else None,  # half the time of a sum
         )
 
 
