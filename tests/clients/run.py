@@ -21,6 +21,7 @@ def main() -> int:
             "RERANK_URL": stage.api_url,
             "RERANK_KEY": stage.api_key,
             "RERANK_ENDPOINT": stage.output("EndpointName"),
+            "LITELLM_LOCAL_MODEL_COST_MAP": "True",  # else it asks the internet for prices when it is imported
         }
         return pytest(python, HERE, cloud.environment() | told)
 
