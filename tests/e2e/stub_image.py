@@ -66,7 +66,7 @@ def evaluate(arguments: list[str]) -> None:
     rows = {name: {"mrr": mrr} for name, mrr in (("none", 0.3), ("base", 0.4), ("candidate", 0.5))}
     differences = {f"candidate-{name}": {"mrr": {"mean": 0.1, "low": 0.1, "high": 0.1}} for name in ("none", "base")}
     output = BASE / "processing/output"
-    (output / "metrics.json").write_text(json.dumps({"queries": 1, "rows": rows, "differences": differences}))
+    (output / "metrics.json").write_text(json.dumps({"queries": 100, "rows": rows, "differences": differences}))
     (output / "golden.json").write_text(json.dumps({"queries": [golden]}, ensure_ascii=False))
     (output / "report.html").write_text("<p>stub</p>")
 
