@@ -100,7 +100,10 @@ NOT_SHOWN: dict[tuple[str, str], str] = {
     ("RetrainingRetrainRole", "states:(DescribeExecution|StopExecution|RedriveExecution)"): (
         "needed on the map's children when a retraining is stopped or redriven"
     ),
-    (r"RerankFunction for \*/(\*|GET)/[^*]*", _INVOKE): "the statement of the path {proxy+}, */*/*, allows these paths too",
+    (
+        r"RerankFunction for \*/(\*/|(\*|GET)/(health|openapi\.json))",
+        _INVOKE,
+    ): "the statement of the path {proxy+}, */*/*, allows these paths too",
     ("Key for the account", "kms:.*"): "hands the key's use to IAM policies; the stack could not even be updated without it",
     (r"Key for cloudwatch\.amazonaws\.com", "kms:.*"): "alarms don't publish in the local cloud",
     (r"TopicPolicy for cloudwatch\.amazonaws\.com", "sns:Publish"): "alarms don't publish in the local cloud",
