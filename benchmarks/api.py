@@ -33,10 +33,10 @@ from typing import Any
 
 import httpx
 
-from ko_reranker.local.cloud import LocalCloud
-from ko_reranker.operations import deploying
 from ko_reranker.operations.project import Project
 from ko_reranker.operations.stage import Stage
+from local_cloud import deploying
+from local_cloud.cloud import LocalCloud
 
 ROOT = Path(__file__).resolve().parents[1]
 FUNCTION = ROOT / "lambda" / "rerank"
@@ -58,7 +58,7 @@ def main() -> None:
     figures: dict[str, Any] = {}
     bare = _cpu("json", [])
     with tempfile.TemporaryDirectory() as folder:
-        bundle, authorizer = _copy(Path(folder), "rerank", "protocol"), _copy(Path(folder), "authorizer")
+        bundle, authorizer = _copy(Path(folder), "rerank", "protocol", "embedded_metrics"), _copy(Path(folder), "authorizer")
         without = _cpu("handler", [bundle])
         compileall.compile_dir(folder, quiet=1)
         figures["init_cpu_ms"] = round(_cpu("handler", [bundle]) - bare, 1)
@@ -84,7 +84,10 @@ def _copy(folder: Path, function: str, *library: str) -> Path:
     bundle = shutil.copytree(ROOT / "lambda" / function, folder / function, ignore=clean)
     package = ROOT / "app_code" / "ko_reranker"
     for part in library:
-        shutil.copytree(package / part, bundle / "ko_reranker" / part, ignore=clean)
+        if (package / part).is_dir():
+            shutil.copytree(package / part, bundle / "ko_reranker" / part, ignore=clean)
+        else:
+            shutil.copy(package / f"{part}.py", bundle / "ko_reranker")
         shutil.copy(package / "__init__.py", bundle / "ko_reranker")
     return bundle
 

@@ -51,7 +51,7 @@ def measure(shape: Shape, device: str, rounds: int = ROUNDS) -> tuple[dict[str, 
             print_(f"[dim]loading {scorer}")
             return stack.enter_context(ScorerProcess(environment, 0, scorer, folder=folder, device=device, **more))
 
-        ours = start("ours", "ko-reranker", dtype="bf16")
+        ours = start("ours", "ko-reranker", dtype="auto")
         flag, sentence = start("transformers", "flagembedding"), start("transformers", "sentence-transformers")
         reference = start("transformers", "transformers")
         rows = {

@@ -16,9 +16,9 @@ from pathlib import Path
 from benchmarks import report
 from ko_reranker.commands.evaluate import print_report
 from ko_reranker.data.jsonl import read_record_file
+from ko_reranker.evaluation.evaluate import EvaluationSettings, evaluate, write_report
 from ko_reranker.evaluation.questions import TestSet, read_test_set
-from training_job.box.corpus import side_of
-from training_job.evaluate import EvaluationSettings, evaluate, write_report
+from training_job.mini_reranker.corpus import side_of
 
 CANDIDATES = 50
 MORPHEMES = "bm25:morphemes"

@@ -225,12 +225,15 @@ def _measure(step: Callable[[Path], dict[str, Any]], folder: Path, sender: Any) 
 # ---------------------------------------------------------------- the steps
 
 
-def _request() -> dict[str, Any]:
-    return {
-        "dataset": "bench", "source_language": "en", "target_language": "ko", "translate": True, "formality": None,
-        "terminology": None, "prefix": "runs/bench", "max_translation_usd": 1e6, "max_rejected_fraction": 0.01,
-        "dev_fraction": 0.02,
-    }  # fmt: skip
+def _run() -> Any:
+    from ko_reranker.retraining.run import Run
+
+    return Run(
+        name="bench", continues=False, job_name="bench", dataset="bench", source_language="en", target_language="ko",
+        max_translation_usd=1e6, dry_run=False, formality=None, terminology=None, dev_fraction=0.02,
+        max_rejected_fraction=0.01, mine_negatives=True, recipe="", base_model="", hyperparameters={}, instance_type="",
+        instance_count=1, use_spot=False, stopping_condition={}, approval="manual",
+    )  # fmt: skip
 
 
 def _store(folder: Path) -> Any:
@@ -246,7 +249,7 @@ def plan_step(folder: Path) -> dict[str, Any]:
 
     prices = Prices(USD, QUOTA, SHARD_BYTES)
     memory = TranslationMemory(Table(), "memory")
-    return plan(_request(), _store(folder), memory, prices, lambda: 10**6, Limits(records=10**8, gigabytes=100.0))
+    return plan(_run(), _store(folder), memory, prices, lambda: 10**6, Limits(records=10**8, gigabytes=100.0))
 
 
 def translate_shards(folder: Path, shards: list[dict[str, Any]], at_once: int) -> dict[str, int]:
@@ -258,7 +261,7 @@ def translate_shards(folder: Path, shards: list[dict[str, Any]], at_once: int) -
     effort = Effort(concurrency=REQUESTS_IN_FLIGHT)
 
     def one(shard: dict[str, Any]) -> Counter[str]:
-        event = {**shard, "cursor": 0, "counts": {}, "request": _request()}
+        event = {**shard, "cursor": 0, "counts": {}, "request": _run().to_json()}
         memory = TranslationMemory(Table(), "memory")  # a text has one owner: shards share nothing
         return Counter(translate_shard(event, _store(folder), memory, Translate(), effort, lambda: 10**6)["counts"])
 
@@ -288,7 +291,7 @@ def translate_one(folder: Path) -> dict[str, Any]:
 def join_step(folder: Path) -> dict[str, Any]:
     from joining import join
 
-    return join(_request(), _store(folder))
+    return join(_run(), _store(folder))
 
 
 # ---------------------------------------------------------------- all of it

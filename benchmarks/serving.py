@@ -35,10 +35,12 @@ from benchmarks import report
 from benchmarks.inputs import Request, load, measured
 from benchmarks.models import SHAPES, model_directory
 from benchmarks.peers.process import PeerError, python, quiet_environment
+from benchmarks.siege import besiege
 
 BLOCKS = 3  # of each server at each count of clients
 SWEEP_SECONDS = 15
 SWEEP = (4, 8, 32)
+SIEGE_SECONDS = 60
 START_SECONDS = 240
 OURS, INFINITY = "ko-reranker", "infinity"
 
@@ -114,6 +116,7 @@ async def _measure(shape: str, clients: list[int], seconds: int) -> None:
                 for server in (ours, infinity) if number % 2 == 0 else (infinity, ours):
                     blocks[server.name, count].append(await _block(server, count, length, number))
                     print_(f"[dim]{server.name}, {count} clients: block {number + 1} of {BLOCKS}")
+        siege = await _siege(ours)
     figures = {
         "shape": shape,
         "cores": len(os.sched_getaffinity(0)),
@@ -122,6 +125,7 @@ async def _measure(shape: str, clients: list[int], seconds: int) -> None:
         "infinity_batch": batch,
         "infinity_sweep_pairs_per_s": sweep,
         "max_score_difference": difference,
+        "siege": siege,
         "clients": {str(count): {name: _summary(blocks[name, count]) for name in (OURS, INFINITY)} for count in clients},
     }
     most = figures["clients"][str(max(clients))]
@@ -258,6 +262,20 @@ def _requests(number: int) -> Iterator[Request]:
         )
 
 
+async def _siege(server: Server) -> dict[str, Any]:
+    """Load our server with 16 clients while hostile senders beset it, and return what the clients saw."""
+    bodies = [server.body(request) for request in itertools.islice(_requests(BLOCKS), 200)]
+    outcome = await besiege(int(server.url.split(":")[2].partition("/")[0]), bodies, seconds=SIEGE_SECONDS)
+    return {
+        "requests": len(outcome.latencies),
+        "answered": outcome.statuses[200],
+        "p50": round(float(np.percentile(outcome.latencies, 50)), 3),
+        "p95": round(float(np.percentile(outcome.latencies, 95)), 3),
+        "longest": round(max(outcome.latencies), 3),
+        "longest_hostile_connection": round(max(outcome.lifetimes), 3),
+    }
+
+
 # ---------------------------------------------------------------- the results
 
 
@@ -289,6 +307,8 @@ def _print(figures: dict[str, Any], ratios: dict[str, float]) -> None:
     print_(table)
     for name, value in ratios.items():
         print_(f"{name:28}{value:.3g}")
+    siege = figures["siege"]
+    print_(f"under siege: {siege['answered']} of {siege['requests']} answered, p50 {siege['p50']:.2f}, p95 {siege['p95']:.2f}")
     print_(f"{'largest score difference':28}{figures['max_score_difference']:.1e}")
 
 

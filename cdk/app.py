@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 import aws_cdk as cdk
 import cdk_nag
 
-from cdk.acknowledgements import acknowledge
-from cdk.settings import Settings, SettingsError, load_settings
 from cdk.stacks.api import ApiStack
 from cdk.stacks.data import DataStack
+from cdk.stacks.edge import REGION as EDGE_REGION
+from cdk.stacks.edge import EdgeStack
+from cdk.stacks.observability import ObservabilityStack
 from cdk.stacks.pipeline import PipelineStack
 from cdk.stacks.serving import ServingStack
+from ko_reranker.settings import Settings, SettingsError, load_settings
 
 
 def build(app: cdk.App, settings: Settings) -> dict[str, cdk.Stack]:
@@ -25,9 +28,27 @@ def build(app: cdk.App, settings: Settings) -> dict[str, cdk.Stack]:
     data = DataStack(app, f"{settings.prefix}-data", settings=settings, **common)
     pipeline = PipelineStack(app, f"{settings.prefix}-pipeline", settings=settings, data=data, **common)
     serving = ServingStack(app, f"{settings.prefix}-serving", settings=settings, data=data, **common)
-    api = ApiStack(app, f"{settings.prefix}-api", settings=settings, **common)
-    stacks = {"data": data, "pipeline": pipeline, "serving": serving, "api": api}
-    acknowledge(stacks, settings)
+    stacks = {"data": data, "pipeline": pipeline, "serving": serving}
+    edge = None
+    if settings.api.rate_rule_at_cloudfront:
+        there = {**common, "env": cdk.Environment(region=EDGE_REGION), "cross_region_references": True}
+        edge = stacks["edge"] = EdgeStack(app, f"{settings.prefix}-edge", settings=settings, **there)
+    stacks["api"] = api = ApiStack(
+        app,
+        f"{settings.prefix}-api",
+        settings=settings,
+        edge_acl_arn=edge.acl_arn if edge else None,
+        cross_region_references=edge is not None,
+        **common,
+    )
+    stacks["observability"] = ObservabilityStack(
+        app,
+        f"{settings.prefix}-observability",
+        settings=settings,
+        topic=data.topic,
+        observed=[api.observed, serving.observed, pipeline.observed],
+        **common,
+    )
     return stacks
 
 
@@ -38,8 +59,9 @@ def main() -> None:
     except SettingsError as error:
         sys.exit(f"error: {error}")
     build(app, settings)
-    # Findings without an acknowledgement stop the synth; CDK_VALIDATION=false leaves the check out.
-    cdk.Validations.of(app).add_plugins(cdk_nag.AwsSolutionsChecks(app))
+    # Findings without an acknowledgement stop the synth; the variable leaves them out as it does the CDK's own check.
+    if os.environ.get("CDK_VALIDATION") != "false":
+        cdk.Validations.of(app).add_plugins(cdk_nag.AwsSolutionsChecks(app))
     app.synth()
 
 

@@ -9,13 +9,13 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from ko_reranker.local.cloud import LocalCloud
-from ko_reranker.operations import deploying
 from ko_reranker.operations.project import Project
 from ko_reranker.operations.stage import Stage
+from local_cloud import deploying
+from local_cloud.cloud import LocalCloud
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -61,10 +61,12 @@ def local_stage(
             cloud.stop()
 
 
-def pytest(python: Path, folder: Path, variables: Mapping[str, str]) -> int:
-    """Run a folder's tests with an environment's Python; the command line's arguments go to pytest."""
+def pytest(python: Path, folder: Path, variables: Mapping[str, str], *, skip: Sequence[Path] = ()) -> int:
+    """Run a folder's tests, those in `skip` left out, with an environment's Python; the command line's arguments go on."""
     # The project's own pytest settings belong to the other environment.
     command = [str(python), "-m", "pytest", "-c", "/dev/null", "--rootdir", str(folder), "-q", "-p", "no:cacheprovider"]
+    command.append(f"--confcutdir={ROOT / 'tests'}")  # a folder within shares the conftest of the one around it
+    command += [f"--ignore={path}" for path in skip]
     told = {**os.environ, **variables, "PYTHONPATH": str(ROOT / "app_code")}
     return subprocess.run([*command, str(folder), *sys.argv[1:]], env=told, check=False, cwd=folder).returncode
 

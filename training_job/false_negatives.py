@@ -5,6 +5,8 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Iterable
 
+from ko_reranker.text import identity
+
 _GRAM = 4
 
 
@@ -32,8 +34,9 @@ class Positives:
 
 
 def bare(text: str) -> str:
-    """Return a text's letters and digits, in one case and one spelling (NFKC)."""
-    return "".join(char for char in unicodedata.normalize("NFKC", text).casefold() if char.isalnum())
+    """Return a text's letters and digits, in one case and one spelling (NFKC); of a text without any, what there is."""
+    same = identity(text)
+    return "".join(char for char in unicodedata.normalize("NFKC", same).casefold() if char.isalnum()) or same
 
 
 def grams(text: str) -> frozenset[str]:

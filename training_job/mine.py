@@ -1,30 +1,31 @@
 """Give every training record its negatives: hard ones first, then random ones.
 
-Hard negatives are passages that BM25 over Korean morphemes ranks high for the query and that do not answer it. Those that
-probably do (equal to a positive, nearly equal, or judged so by a teacher) are left out; what is then missing is filled at
-random. Each split draws from its own passages: a dev passage in training would be seen before its question is asked. Reads
-train.jsonl and dev.jsonl, writes them again, and `mining.json` with the counts; a manifest.json comes along. With a teacher,
-every record also gets the scores of its passages (`pos_scores`, `neg_scores`), from which training can learn
-(`distillation_weight`).
+Hard negatives are passages that BM25 over the morphemes of their language ranks high for the query and that do not answer
+it. Those that probably do (equal to a positive, nearly equal, or judged so by a teacher) are left out; what is then missing
+is filled at random. Each split draws from its own passages: a dev passage in training would be seen before its question is
+asked. Reads train.jsonl and dev.jsonl, writes them again, and `mining.json` with the counts; a manifest.json comes along.
+With a teacher, every record also gets the scores of its passages (`pos_scores`, `neg_scores`), from which training can
+learn (`distillation_weight`).
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import random
 import shutil
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ko_reranker.container import JobError, ProcessingFolders
-from ko_reranker.data.jsonl import read_record_file, write_jsonl
+from ko_reranker.data.jsonl import read_record_file, write_json, write_jsonl
 from ko_reranker.data.negatives import fill_negatives
 from ko_reranker.data.records import TrainingRecord
+from ko_reranker.languages import KOREAN, Language
+from ko_reranker.text import identity
 from training_job.false_negatives import Positives, bare
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ class MiningSettings:
         rank_to: the last rank to draw from.
         max_overlap: character 4-grams shared with a positive, as a share of the shorter text, from which on a passage is one.
         teacher: a reranker (hub id, s3://bucket/prefix/ or folder) that judges candidates and scores what is kept, or None.
+        trust_remote_code: whether the teacher's own Python code may be run, of a folder or a pinned hub id.
         teacher_margin: by how much a candidate's logit must lie under that of the worst positive.
     """
 
@@ -58,20 +60,23 @@ class MiningSettings:
     max_overlap: float = 0.6
     teacher: str | None = None
     teacher_margin: float = 1.0
+    trust_remote_code: bool = False
 
 
-def mine(folders: ProcessingFolders, settings: MiningSettings) -> dict:
+def mine(folders: ProcessingFolders, settings: MiningSettings, device: str = "auto") -> dict[str, Any]:
     """Top every record up to ``settings.negatives`` negatives and return the counts, also written to `mining.json`.
 
     Args:
         folders: where the job finds its input and leaves its output.
         settings: what is mined.
+        device: where the teacher computes: auto, cpu or cuda.
     """
     if settings.rank_to < settings.rank_from:
         raise JobError(f"The last rank, {settings.rank_to}, is before the first, {settings.rank_from}.")
     folders.output.mkdir(parents=True, exist_ok=True)
-    teacher = _load(settings.teacher)
-    report: dict = {"method": "bm25-morphemes", "settings": asdict(settings)}
+    teacher = _load(settings, device)
+    language = folders.language
+    report: dict[str, Any] = {"method": "bm25-morphemes", "settings": asdict(settings)}
     for split in SPLITS:
         path = folders.dataset / f"{split}.jsonl"
         if not path.is_file():
@@ -80,10 +85,12 @@ def mine(folders: ProcessingFolders, settings: MiningSettings) -> dict:
             continue
         records = read_dataset(path)
         counts: Counter[str] = Counter()
-        write_jsonl(
-            folders.output / path.name, (record.to_json() for record in mine_records(records, settings, counts, teacher))
+        mined = mine_records(records, settings, counts, teacher, language)
+        write_jsonl(folders.output / path.name, (record.to_json() for record in mined))
+        names = (
+            *("dropped_negatives", "mined", "random", "equal_to_the_query", "equal_to_a_positive", "overlapping_a_positive"),
+            "refused_by_the_teacher",
         )
-        names = ("mined", "random", "equal_to_a_positive", "overlapping_a_positive", "refused_by_the_teacher")
         report[split] = {
             "records": len(records),
             "passages": counts["passages"],
@@ -101,37 +108,60 @@ def mine(folders: ProcessingFolders, settings: MiningSettings) -> dict:
 
 
 def mine_records(
-    records: Sequence[TrainingRecord], settings: MiningSettings, counts: Counter[str], teacher: Ranker | None = None
+    records: Sequence[TrainingRecord],
+    settings: MiningSettings,
+    counts: Counter[str],
+    teacher: Ranker | None = None,
+    language: Language = KOREAN,
 ) -> Iterator[TrainingRecord]:
     """Yield the records of one split, in their order, with negatives from the split's own passages."""
-    passages = sorted({passage for record in records for passage in (*record.positives, *record.negatives)})
+    # One of each passage, whatever its spellings; the last of them in their order, so that the records' order is no matter.
+    passages = sorted(
+        {identity(text): text for text in sorted({text for record in records for text in record.passages()})}.values()
+    )
     counts["passages"] = len(passages)
     positives: dict[str, list[str]] = defaultdict(list)
     for record in records:
-        positives[record.query] += record.positives
+        positives[identity(record.query)] += record.positives
+    records = [_without_false_negatives(record, positives[identity(record.query)], counts) for record in records]
     # A record that has enough is spared the search.
     short = [record for record in records if len(record.negatives) < settings.negatives]
-    ranked = _ranked(short, passages, settings)
+    ranked = _ranked(short, passages, settings, language)
     for record in records:
         judge = _Judge(teacher, record.query) if teacher else None
         if len(record.negatives) < settings.negatives:
-            right = Positives(positives[record.query], settings.max_overlap)
+            right = Positives(positives[identity(record.query)], settings.max_overlap)
             found = [passages[place] for place in next(ranked)[settings.rank_from - 1 :]]
             mined = _hard(record, found, right, settings, counts, judge)
             counts["mined"] += len(mined.negatives) - len(record.negatives)
-            filled = fill_negatives(mined, passages, settings.negatives, settings.seed, right.equal)
+            filled = fill_negatives(mined, passages, settings.negatives, settings.seed, _is_answer(right, record.query))
             counts["random"] += len(filled.negatives) - len(mined.negatives)
             record = filled
         counts["negatives"] += len(record.negatives)
         yield judge.scored(record) if judge else record
 
 
-def _ranked(records: Sequence[TrainingRecord], passages: Sequence[str], settings: MiningSettings) -> Iterator[np.ndarray]:
+def _ranked(
+    records: Sequence[TrainingRecord], passages: Sequence[str], settings: MiningSettings, language: Language
+) -> Iterator[np.ndarray]:
     if records:
         from ko_reranker.evaluation.bm25 import Bm25
 
-        index = Bm25(passages, terms="morphemes", workers=os.cpu_count() or 1)
+        index = Bm25(passages, language=language, terms="morphemes", workers=os.cpu_count() or 1)
         yield from index.best([record.query for record in records], settings.rank_to)
+
+
+def _without_false_negatives(record: TrainingRecord, right: Sequence[str], counts: Counter[str]) -> TrainingRecord:
+    """Drop the negatives that are the query itself or one of its positives, and count them."""
+    answers = {identity(record.query), *map(identity, right)}
+    places = [place for place, text in enumerate(record.negatives) if identity(text) not in answers]
+    counts["dropped_negatives"] += len(record.negatives) - len(places)
+    return record.with_negatives_at(places)
+
+
+def _is_answer(right: Positives, query: str) -> Callable[[str], bool]:
+    same = bare(query)
+    return lambda passage: right.equal(passage) or bare(passage) == same
 
 
 def _hard(
@@ -146,14 +176,16 @@ def _hard(
     missing = settings.negatives - len(record.negatives)
     draw = random.Random(hashlib.sha256(f"{settings.seed}\nhard\n{record.query}".encode()).digest())  # noqa: S311
     draw.shuffle(found)
-    taken = {bare(text) for text in record.negatives}
+    taken, query = {bare(text) for text in record.negatives}, bare(record.query)
     chosen: list[str] = []
     for passage in found:
         if len(chosen) == missing * (_JUDGED if judge else 1):
             break
         if bare(passage) in taken:
             continue
-        if right.equal(passage):
+        if bare(passage) == query:
+            counts["equal_to_the_query"] += 1
+        elif right.equal(passage):
             counts["equal_to_a_positive"] += 1
         elif right.overlaps(passage):
             counts["overlapping_a_positive"] += 1
@@ -188,12 +220,16 @@ class _Judge:
         return replace(record, positive_scores=self.scores(record.positives), negative_scores=self.scores(record.negatives))
 
 
-def _load(teacher: str | None) -> Ranker | None:
-    if teacher is None:
+def _load(settings: MiningSettings, device: str) -> Ranker | None:
+    if settings.teacher is None:
         return None
-    from ko_reranker.rankers.interface import load_ranker
+    from ko_reranker.models import ModelNotFoundError
+    from ko_reranker.rankers import EngineOptions, RankerError, load_ranker
 
-    return load_ranker(teacher)
+    try:
+        return load_ranker(settings.teacher, EngineOptions(device=device), trust_remote_code=settings.trust_remote_code)
+    except (ModelNotFoundError, RankerError) as error:
+        raise JobError(f"The teacher: {error}") from error
 
 
 def read_dataset(path: Path) -> list[TrainingRecord]:
@@ -211,8 +247,3 @@ def read_dataset(path: Path) -> list[TrainingRecord]:
     if not records:
         raise JobError(f"{path} holds no record.")
     return records
-
-
-def write_json(path: Path, value: object) -> None:
-    """Write an object as indented JSON, Korean unescaped."""
-    path.write_text(json.dumps(value, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")

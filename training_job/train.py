@@ -1,4 +1,4 @@
-"""Fine-tune a cross-encoder: the whole training run, from the records to the saved model.
+"""Fine-tune a ranker of any family: the whole training run, from the records to the saved model.
 
     python -m training_job.train                                  one process
     torchrun --nnodes=2 --node_rank=0 … -m training_job.train     one of many
@@ -11,38 +11,46 @@ their gradients add up: the same recipe gives the same gradient on one process a
 from __future__ import annotations
 
 import contextlib
-import json
 import math
+import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from torch import nn
 
 from ko_reranker.container import JobError, TrainingFolders, base_dir, fail, read_hyperparameters, read_resources
-from ko_reranker.models import ModelNotFoundError, resolve_model
-from ko_reranker.rankers.cross_encoder import SETTINGS_FILE, position_limit
-from ko_reranker.rankers.pairs import PairEncoder
+from ko_reranker.data.jsonl import write_json
+from ko_reranker.models import ModelNotFoundError, hub_commit, resolve_model
+from ko_reranker.rankers.interface import RankerError
+from ko_reranker.rankers.placing import served_dtype
+from ko_reranker.recipes import Recipe
+from ko_reranker.recipes.shipped import load_recipe
+from ko_reranker.retraining.continuing import FREE_HYPERPARAMETERS
+from training_job.families import load_family
+from training_job.launch import DEVICE_VARIABLE
 from training_job.loop.checkpoints import CheckpointStore
 from training_job.loop.dataset import RecordFile
 from training_job.loop.dev import DevSet
-from training_job.loop.groups import GroupSampler, group_loss, micro_batches, read_ahead
+from training_job.loop.family import TrainedFamily
+from training_job.loop.groups import Encode, Group, GroupSampler, are_tied, micro_batches, read_ahead
 from training_job.loop.metrics import MetricsLog, Progress, Rates
-from training_job.loop.packed import PackedClassifier, load_classifier
 from training_job.loop.run_card import RUN_CARD_FILE, run_card
-from training_job.loop.worker import Interrupted, Worker, catch_sigterm, join, leave, precision_on, reason
-from training_job.settings import Recipe, load_recipe
-
-# A run may be resumed with other values of these: they change how it is computed and told, not what comes out.
-_FREE_TO_CHANGE = {
-    "micro_batch_tokens",
-    "gradient_checkpointing",
-    "checkpoint_every_steps",
-    "log_every_steps",
-    "instance_usd_per_hour",
-}
+from training_job.loop.worker import (
+    Interrupted,
+    Worker,
+    be_deterministic,
+    catch_sigterm,
+    join,
+    leave,
+    precision_on,
+    reason,
+    watch_others,
+)
 
 
 def train(recipe: Recipe, folders: TrainingFolders, worker: Worker) -> None:
@@ -57,20 +65,15 @@ def train(recipe: Recipe, folders: TrainingFolders, worker: Worker) -> None:
 
     # The records, the model.
     records = _open_records(folders.dataset / "train.jsonl", recipe, worker)
-    model, tokenizer = _load_base(recipe)
-    max_length = min(recipe.max_length, position_limit(model))
-    encoder = PairEncoder(tokenizer, max_length)
-    sampler = GroupSampler(records, encoder, group_size=recipe.group_size, batch_queries=recipe.batch_queries, seed=recipe.seed)
-    dev = _open_dev(folders.dataset / "dev.jsonl", encoder, recipe, worker)
+    family, base_commit = _load_base(recipe, worker.device)
+    model, encode = family.model, family.encode
+    sampler = GroupSampler(records, encode, group_size=recipe.group_size, batch_queries=recipe.batch_queries, seed=recipe.seed)
+    dev = _open_dev(folders.dataset / "dev.jsonl", encode, recipe, worker)
     steps = max(1, round(recipe.epochs * sampler.steps_per_epoch))
     warmup_steps = round(recipe.warmup_fraction * steps)
     precision, remark = precision_on(worker.device, recipe.precision)
     if remark:
         worker.say(remark)
-    model.to(worker.device).train()
-    if recipe.gradient_checkpointing:
-        model.activation_checkpointing_enable()
-    classifier = PackedClassifier(model, recipe.seed)
 
     # The optimiser; biases and norms are not decayed.
     trained = _trained(model)
@@ -85,67 +88,90 @@ def train(recipe: Recipe, folders: TrainingFolders, worker: Worker) -> None:
     autocast_dtype = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
 
     # A checkpoint belongs to one recipe and one dataset.
-    identity = recipe.model_dump(exclude=_FREE_TO_CHANGE) | {"dataset_sha256": records.sha256}
+    identity = {name: value for name, value in asdict(recipe).items() if name not in FREE_HYPERPARAMETERS}
+    identity["dataset_sha256"] = records.sha256
     store = CheckpointStore(folders.checkpoints, identity, model, optimizer, scaler)
-    first_step = max(worker.common(store.steps()), default=0)
+    first_step = max(worker.all_have(store.steps()), default=0)
     progress = Progress()
     if first_step:
         progress = store.load(first_step, worker.device)
         worker.say(f"Resuming after step {first_step} of {steps}.")
+        if recipe.early_stop_patience:
+            # The first worker's answer counts for all: they must stop at the same step.
+            (lost,) = worker.all_reduce(float(worker.rank == 0 and not store.mend_best(int(progress.best["step"]), first_step)))
+            if lost:
+                worker.say(
+                    f"The best weights, after step {progress.best['step']}, cannot be read: looking for others from here."
+                )
+                progress.best, progress.looks_since_best = {}, 0
     worker.say(
-        f"{len(records)} records, {steps} steps of {recipe.batch_queries} queries over {worker.world} worker(s) on "
+        f"{len(records)} records, {steps} steps of {recipe.batch_queries} queries over {worker.world_size} worker(s) on "
         f"{worker.device.type}, {precision}: up to {recipe.micro_batch_tokens} tokens at once, none of them padding; groups of "
-        f"up to {recipe.group_size}, {max_length} tokens a pair."
+        f"up to {recipe.group_size}, {family.max_length} tokens a {family.reads}."
     )
+
+    def loss_of(groups: Sequence[Group], step: int) -> torch.Tensor:
+        """Return the sum of the groups' losses."""
+        with torch.autocast(worker.device.type, autocast_dtype, enabled=autocast_dtype is not None):
+            logits = family.logits(groups, step)  # (passages,)
+        return family.loss(logits, groups)
+
+    if worker.device.type == "cuda":
+        groups = micro_batches(sampler.batch(first_step, worker.rank, worker.world_size).groups, recipe.micro_batch_tokens)[:1]
+        remark = be_deterministic(lambda: [loss_of(part, first_step).backward() for part in groups])
+        optimizer.zero_grad(set_to_none=True)
+        if remark:
+            worker.say(remark)
 
     # The loop.
     with catch_sigterm() as terminated, _metrics(folders, steps, progress, worker) as tell:
         rates = Rates(progress)
 
-        def look(done: int) -> None:
+        def evaluate(done: int, *, again: bool = False) -> None:
             """Look at dev; with early stopping, keep the weights if they are the best."""
-            values = dev.look(classifier, worker, recipe.micro_batch_tokens)
+            assert dev is not None  # noqa: S101 - nobody looks without it
+            values = dev.evaluate(family, worker, recipe.micro_batch_tokens, served_dtype("auto", worker.device))
             better = progress.looked(done, values)
-            tell(done, epoch=done / sampler.steps_per_epoch, **values)
-            if recipe.early_stop_patience and worker.leads:
+            if not again:
+                tell(done, epoch=done / sampler.steps_per_epoch, **values)
+            if recipe.early_stop_patience and worker.rank == 0:
                 if better:
                     store.save_best(done)
                 if done:
                     store.save(done, progress)
-                store.drop_best_but(progress.best["step"])
+                store.drop_best_but(int(progress.best["step"]))
 
         if dev and not first_step:
-            look(0)  # what training has to improve on
+            evaluate(0)  # what training has to improve on
+        elif dev and recipe.early_stop_patience and not progress.best:
+            evaluate(first_step, again=True)
         done = first_step
-        for step, batch in read_ahead(lambda step: sampler.batch(step, worker.rank, worker.world), range(first_step, steps)):
+        for step, batch in read_ahead(
+            lambda step: sampler.batch(step, worker.rank, worker.world_size), range(first_step, steps)
+        ):
             if _without_gain(progress, recipe):
                 break
             learning_rate = recipe.learning_rate * _schedule(step, steps, warmup_steps)
             for parameters in optimizer.param_groups:
                 parameters["lr"] = learning_rate
             # What a GPU draws is a function of the step, too: a resumed run draws what the uninterrupted one would have.
-            torch.manual_seed((recipe.seed * 1_000_003 + step) * worker.world + worker.rank)
+            torch.manual_seed((recipe.seed * 1_000_003 + step) * worker.world_size + worker.rank)
 
             step_loss = torch.zeros((), device=worker.device)
-            for groups in micro_batches(batch.groups, recipe.micro_batch_tokens):
-                with torch.autocast(worker.device.type, autocast_dtype, enabled=autocast_dtype is not None):
-                    logits = classifier.logits(groups, step)  # (pairs,)
-                loss = group_loss(
-                    logits,
-                    groups,
-                    distillation_weight=recipe.distillation_weight,
-                    temperature=recipe.distillation_temperature,
-                )
-                loss = loss / batch.queries  # the batch's mean, over all workers and micro-batches
+            for part in micro_batches(batch.groups, recipe.micro_batch_tokens):
+                loss = loss_of(part, step) / batch.queries  # the batch's mean, over all workers and micro-batches
                 scaler.scale(loss).backward()
                 step_loss += loss.detach()
 
             # Who is told to stop tells all: they leave at the same step, or those left would wait for ever.
-            tokens, sequences = (sum(group.tokens for group in batch.groups), sum(len(group.pairs) for group in batch.groups))
-            progress.loss, tokens, sequences, told_to_stop = worker.totals(
-                step_loss.item(), tokens, sequences, float(terminated.is_set)
+            own = (sum(group.tokens for group in batch.groups), sum(len(group.pairs) for group in batch.groups))
+            progress.loss, tokens, sequences, cut, told_to_stop = worker.all_reduce(
+                step_loss.item(), *own, sum(group.query_cut for group in batch.groups), float(terminated.is_set)
             )
-            worker.add_up(trained)
+            if cut and not progress.cut_queries:
+                worker.say(f"Queries of more than {family.query_room} tokens are cut; the run card counts them.")
+            progress.cut_queries += int(cut)
+            worker.all_reduce_gradients(trained)
             scaler.unscale_(optimizer)
             norm = torch.nn.utils.clip_grad_norm_(trained, recipe.max_gradient_norm)
             _check_finite(progress.loss, norm, scaler, step + 1, recipe, precision)
@@ -169,23 +195,37 @@ def train(recipe: Recipe, folders: TrainingFolders, worker: Worker) -> None:
                     eta_seconds=(steps - done) * recipe.batch_queries / rate["queries_per_second"],
                 )
             if dev and (done % sampler.steps_per_epoch == 0 or done == steps):
-                look(done)
+                evaluate(done)
                 rates.update()
-            if worker.leads and (done % recipe.checkpoint_every_steps == 0 or told_to_stop):
+            if worker.rank == 0 and (done % recipe.checkpoint_every_steps == 0 or told_to_stop):
                 store.save(done, progress)
             if told_to_stop:
                 raise Interrupted(f"Stopped after step {done} of {steps}; its checkpoint is written.")
 
     # The model.
-    if worker.leads:
+    if worker.rank == 0:
         saved_step = done
         if recipe.early_stop_patience and progress.best["step"] != done:
-            saved_step = int(progress.best["step"])
-            store.load_best(saved_step, worker.device)
-            worker.say(f"No look at dev after step {saved_step} was better: its weights are the ones saved.")
-        settings = {"family": "cross_encoder", "max_length": max_length, "base_model": recipe.base_model, "recipe": recipe.name}
+            best_step = int(progress.best["step"])
+            if store.load_best(best_step):
+                saved_step = best_step
+                worker.say(f"No evaluation on dev after step {saved_step} was better: its weights are the ones saved.")
+            else:
+                worker.say(f"The weights after step {best_step}, the best, cannot be read any more: the last ones are saved.")
+        _refuse_tied(family, sampler, recipe, steps, saved_step)
+        settings = {
+            "family": recipe.family,
+            "max_length": family.max_length,
+            "base_model": recipe.base_model,
+            "base_commit": base_commit,
+            "recipe": recipe.name,
+        }
+        fitted = family.calibrate(dev.batches(recipe.micro_batch_tokens) if dev else [])
+        for name, value in fitted.items():
+            worker.say(f"Fitted on dev: {name} {value}")
         card = run_card(
             recipe=recipe,
+            base_commit=base_commit,
             precision=precision,
             records=records,
             progress=progress,
@@ -194,20 +234,45 @@ def train(recipe: Recipe, folders: TrainingFolders, worker: Worker) -> None:
             worker=worker,
             resources=read_resources(folders.config),
         )
-        _save(model, tokenizer, folders.model, settings, card)
+        _save(family, folders.model, settings | fitted, card | fitted)
         worker.say(
             f"Saved {folders.model} after {card['seconds']:.0f} s of training: {card['queries_per_second']:.1f} queries and "
             f"{card['tokens_per_second']:.0f} tokens a second."
+        )
+        # Of a metric a tuning job takes the last value that it reads: that of the weights which are saved.
+        if looked := [row for row in progress.history if row["step"] == saved_step and "dev_mrr" in row]:
+            worker.say(f"Result: dev_mrr={looked[-1]['dev_mrr']:.4f} dev_loss={looked[-1]['dev_loss']:.4f}")
+
+
+def _refuse_tied(family: TrainedFamily, sampler: GroupSampler, recipe: Recipe, steps: int, saved_step: int) -> None:
+    """Raise JobError when the model to be saved scores all passages of a query alike, for all queries of two batches."""
+    seen = [group for step in {0, steps - 1} for group in sampler.batch(step).groups if len(group.pairs) > 1]
+    family.model.eval()
+    with torch.no_grad():
+        parts = micro_batches(seen, recipe.micro_batch_tokens)
+        tied = bool(parts) and all(are_tied(family.logits(part, step=0), part) for part in parts)
+    if tied:
+        raise JobError(
+            f"After step {saved_step} all passages of a query score the same: the model has collapsed and ranks nothing. Lower "
+            f"learning_rate (now {recipe.learning_rate:g}), raise warmup_fraction, or look at the records; early_stop_patience "
+            "keeps the best weights of a run that goes wrong."
         )
 
 
 def main() -> int:
     """Run as a worker; a failure is written to output/failure in one sentence, and told to the other hosts."""
     folders = TrainingFolders(base_dir())
+
+    def give_up(sentence: str) -> None:
+        fail(sentence, folders.failure)
+        print(sentence, file=sys.stderr, flush=True)
+        os._exit(1)  # the main thread waits in a collective, which no exception reaches
+
     try:
-        worker = join()
-        train(load_recipe(read_hyperparameters(folders.config)), folders, worker)
-        leave(worker)
+        worker = join(os.environ.get(DEVICE_VARIABLE) or "auto", read_resources(folders.config).instance_type)
+        with watch_others(worker, give_up):
+            train(load_recipe(read_hyperparameters(folders.config)), folders, worker)
+            leave(worker)
     except Interrupted as stop:
         print(stop, file=sys.stderr, flush=True)
         return 143
@@ -236,11 +301,11 @@ def _open_records(path: Path, recipe: Recipe, worker: Worker) -> RecordFile:
     return records
 
 
-def _open_dev(path: Path, encoder: PairEncoder, recipe: Recipe, worker: Worker) -> DevSet | None:
+def _open_dev(path: Path, encode: Encode, recipe: Recipe, worker: Worker) -> DevSet | None:
     if not recipe.dev_queries:
         return None
     if path.is_file() and path.stat().st_size:
-        dev = DevSet(path, encoder, group_size=recipe.group_size, queries=recipe.dev_queries, seed=recipe.seed)
+        dev = DevSet(path, encode, group_size=recipe.group_size, queries=recipe.dev_queries, seed=recipe.seed)
         if dev.chosen:
             return dev
     if recipe.early_stop_patience:
@@ -249,19 +314,18 @@ def _open_dev(path: Path, encoder: PairEncoder, recipe: Recipe, worker: Worker) 
     return None
 
 
-def _load_base(recipe: Recipe) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def _load_base(recipe: Recipe, device: torch.device) -> tuple[TrainedFamily, str | None]:
+    """Return the model to start from, and the commit that it is of, if it is from the hub."""
     try:
         folder = resolve_model(recipe.base_model)
         # A head that the base does not have starts from the seed, on every worker the same.
         torch.manual_seed(recipe.seed)
-        return load_classifier(folder), AutoTokenizer.from_pretrained(folder)
-    except ModelNotFoundError as error:
+        return load_family(folder, recipe, device), hub_commit(folder)
+    except (ModelNotFoundError, RankerError) as error:
         raise JobError(f"base_model: {error}") from None
-    except (OSError, ValueError) as error:
-        raise JobError(f"base_model {recipe.base_model} cannot be loaded as a sequence classifier: {error}") from error
 
 
-def _trained(model: PreTrainedModel) -> list[torch.nn.Parameter]:
+def _trained(model: nn.Module) -> list[torch.nn.Parameter]:
     """Return the parameters to train: all but those that the loss cannot see.
 
     The output's bias shifts all logits of a group alike, a key's bias all scores of a query alike: softmax takes both out. Adam
@@ -303,9 +367,9 @@ def _check_finite(
 
 
 @contextlib.contextmanager
-def _metrics(folders: TrainingFolders, steps: int, progress: Progress, worker: Worker) -> Iterator:
+def _metrics(folders: TrainingFolders, steps: int, progress: Progress, worker: Worker) -> Iterator[Callable[..., None]]:
     """Give what tells the values after a step; of the workers, the first one tells."""
-    if not worker.leads:
+    if worker.rank != 0:
         yield lambda step, **values: None
         return
     log = MetricsLog(folders.output_data, steps, progress.history)
@@ -315,12 +379,10 @@ def _metrics(folders: TrainingFolders, steps: int, progress: Progress, worker: W
         log.close()
 
 
-def _save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, settings: dict, card: dict) -> None:
+def _save(family: TrainedFamily, folder: Path, settings: dict[str, Any], card: dict[str, Any]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    for name, value in ((SETTINGS_FILE, settings), (RUN_CARD_FILE, card)):
-        (folder / name).write_text(json.dumps(value, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+    family.save(folder, settings)
+    write_json(folder / RUN_CARD_FILE, card)
 
 
 if __name__ == "__main__":

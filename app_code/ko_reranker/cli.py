@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import logging
 import sys
-from importlib.util import find_spec
 from typing import Annotated
 
 import typer
 
-from ko_reranker import __version__
-from ko_reranker.commands import data, doctor, jobs, keys, pipeline
+from ko_reranker import __version__, cuda_compat
+from ko_reranker.commands import data, destroy, doctor, jobs, keys, pipeline
 from ko_reranker.commands.console import errors
 from ko_reranker.commands.evaluate import evaluate
 from ko_reranker.commands.serve import serve
+from ko_reranker.operations import local
 from ko_reranker.operations.errors import OperationError
 
 app = typer.Typer(
@@ -29,6 +29,7 @@ app.command(rich_help_panel=_STAGE)(pipeline.retrain)
 app.command(rich_help_panel=_STAGE)(pipeline.status)
 app.command(rich_help_panel=_STAGE)(pipeline.rerank)
 app.command(rich_help_panel=_STAGE)(doctor.doctor)
+app.command(rich_help_panel=_STAGE)(destroy.destroy)
 app.add_typer(pipeline.models, name="models", rich_help_panel=_STAGE)
 app.add_typer(keys.app, name="keys", rich_help_panel=_STAGE)
 app.add_typer(data.app, name="data", help="Training data: validate, plan, stats, convert; on this machine, without an account.")
@@ -36,13 +37,13 @@ app.command(rich_help_panel=_IMAGE)(jobs.train)
 app.command(rich_help_panel=_IMAGE)(jobs.mine)
 app.command(rich_help_panel=_IMAGE)(evaluate)
 app.command(rich_help_panel=_IMAGE)(serve)
-# The container image comes without the extra `local`.
-if find_spec("ministack"):
-    from ko_reranker.commands import local, run
-
-    local.app.command()(run.deploy)
-    local.app.command()(run.run)
-    app.add_typer(local.app, name="local", help="The local cloud: the same templates, handlers and commands on this machine.")
+try:
+    app.add_typer(local.commands(), rich_help_panel=_STAGE)
+except OperationError:
+    # The container image comes without the local cloud: the command is not listed there, and says so when asked for.
+    @app.command("local", hidden=True, context_settings={"ignore_unknown_options": True})
+    def _local(arguments: Annotated[list[str] | None, typer.Argument()] = None) -> None:
+        local.require()
 
 
 def _show_version(value: bool) -> None:
@@ -64,6 +65,7 @@ def _options(
 
 def main() -> None:
     """Run the command line; what a person can act on is told in one line, without a traceback."""
+    cuda_compat.use_if_needed()
     try:
         app()
     except OperationError as error:

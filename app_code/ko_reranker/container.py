@@ -12,6 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ko_reranker import disk, languages
+from ko_reranker.languages import KOREAN, Language
+
 BASE_DIR_VARIABLE = "SAGEMAKER_BASE_DIR"
 # SageMaker shows at most this many characters of a failure file.
 FAILURE_LIMIT = 1024
@@ -93,6 +96,19 @@ class ProcessingFolders:
         return self.base / "processing" / "input" / "dataset"
 
     @property
+    def language(self) -> Language:
+        """The dataset's, as its manifest.json has it; Korean where none lies beside it.
+
+        Raises:
+            JobError: nothing is known of this language.
+        """
+        request = _read_object(self.dataset / "manifest.json").get("request")
+        try:
+            return languages.find(request.get("target_language", KOREAN.code)) if isinstance(request, dict) else KOREAN
+        except languages.UnknownLanguageError as error:
+            raise JobError(f"The dataset's target_language {error}.") from None
+
+    @property
     def output(self) -> Path:
         return self.base / "processing" / "output"
 
@@ -112,12 +128,9 @@ def model_dir() -> Path | None:
 
 
 def read_hyperparameters(config: Path) -> dict[str, str]:
-    """Return the hyperparameters, all strings; {} when there is no file.
-
-    The SageMaker SDK writes a string with JSON quotes around it, CreateTrainingJob without: both mean the same here.
-    """
+    """Return the hyperparameters, all strings; {} when there is no file."""
     values = _read_object(config / "hyperparameters.json")
-    return {key: _unquoted(value) for key, value in values.items()}
+    return {key: value if isinstance(value, str) else json.dumps(value) for key, value in values.items()}
 
 
 def read_resources(config: Path) -> Resources:
@@ -127,9 +140,17 @@ def read_resources(config: Path) -> Resources:
         return Resources("localhost", ("localhost",))
     hosts = tuple(values.get("hosts") or ())
     current = values.get("current_host")
-    if current not in hosts:
+    if not isinstance(current, str) or current not in hosts:
         raise JobError(f"{config / 'resourceconfig.json'}: current_host {current!r} is not among the hosts {list(hosts)}.")
     return Resources(current, hosts, values.get("network_interface_name"), values.get("current_instance_type"))
+
+
+def read_processing_instance(config: Path) -> str | None:
+    """Return the instance type of a processing job, whose `resourceconfig.json` lacks it; None outside of SageMaker."""
+    resources = _read_object(config / "processingjobconfig.json").get("ProcessingResources")
+    cluster = resources.get("ClusterConfig") if isinstance(resources, dict) else None
+    named = cluster.get("InstanceType") if isinstance(cluster, dict) else None
+    return named or _read_object(config / "resourceconfig.json").get("current_instance_type")
 
 
 def fail(sentence: str, file: Path) -> None:
@@ -145,6 +166,9 @@ def describe(error: BaseException) -> str:
     """Turn an exception into the one sentence of a failure file."""
     if isinstance(error, JobError):
         return str(error)
+    if disk.is_full(error):
+        place = Path(getattr(error, "filename", None) or base_dir())
+        return f"The disk is full: {disk.no_room(place)}. Give the job a larger volume (volume_gb). ({type(error).__name__})"
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return (
             "Out of memory: lower micro_batch_tokens (the effective batch stays the same), set gradient_checkpointing, lower "
@@ -164,8 +188,3 @@ def _read_object(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise JobError(f"{path} must hold a JSON object.")
     return value
-
-
-def _unquoted(value: Any) -> str:
-    text = value if isinstance(value, str) else json.dumps(value)
-    return text[1:-1] if len(text) >= 2 and text[0] == text[-1] == '"' else text

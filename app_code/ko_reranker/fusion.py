@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection
 
 
-def fuse(first_stage_scores: Sequence[float], relevance_scores: Sequence[float], *, weight: float = 0.5) -> list[float]:
+def fuse(first_stage_scores: Collection[float], relevance_scores: Collection[float], *, weight: float = 0.5) -> list[float]:
     """Return one score per document: the weighted sum of both scores, each in standard deviations from its mean.
 
     BM25 scores and logits have different scales, which differ from query to query, too; what they are scaled by here are the
@@ -19,7 +19,7 @@ def fuse(first_stage_scores: Sequence[float], relevance_scores: Sequence[float],
         weight: of the first stage, 0 to 1.
 
     Raises:
-        ValueError: when the lengths differ or the weight is none.
+        ValueError: when the lengths differ or the weight is not from 0 to 1.
     """
     if len(first_stage_scores) != len(relevance_scores):
         raise ValueError(
@@ -31,7 +31,7 @@ def fuse(first_stage_scores: Sequence[float], relevance_scores: Sequence[float],
     return [weight * one + (1 - weight) * other for one, other in zip(first, relevance, strict=True)]
 
 
-def _standardised(values: Sequence[float]) -> list[float]:
+def _standardised(values: Collection[float]) -> list[float]:
     if not len(values):
         return []
     mean = math.fsum(values) / len(values)

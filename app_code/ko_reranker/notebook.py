@@ -5,19 +5,16 @@
     job = notebook.train("dev", "20260101-120000-ab12", hyperparameters={"epochs": 2})
     job.model_artifacts.s3_model_artifacts
 
-What the job is made of stands in one place, the deployed state machine: its function checks the fields, its state `Train` is
-the request. The SDK's `ModelTrainer` writes a request of its own, and wants a role with more rights than a training job needs;
-`TrainingJob` sends this one.
+One function makes the request of both, the deployed one of the state machine's first state. The SDK's `ModelTrainer` writes a
+request of its own, and wants a role with more rights than a training job needs; `TrainingJob` sends this one.
 """
 
 from __future__ import annotations
 
 import contextlib
-import csv
 import json
 import logging
 import os
-import re
 import time
 import uuid
 from collections.abc import Iterator, Mapping
@@ -30,8 +27,6 @@ from ko_reranker.operations.stage import Stage
 
 if TYPE_CHECKING:
     from sagemaker.core.resources import TrainingJob
-
-_FORMAT = re.compile(r"States\.Format\((.*)\)")
 
 
 def train(
@@ -83,7 +78,7 @@ def train(
 
 
 def training_request(stage: Stage, data: str, name: str, fields: Mapping[str, object]) -> dict[str, Any]:
-    """Return the request of CreateTrainingJob that the stage's state machine would make for a run of this name.
+    """Return the request of CreateTrainingJob that the stage's state machine would send for a run of this name.
 
     Args:
         data: as for `train`.
@@ -92,19 +87,13 @@ def training_request(stage: Stage, data: str, name: str, fields: Mapping[str, ob
     Raises:
         OperationError: naming the field or the data that is wrong.
     """
-    machine = stage.client("stepfunctions").describe_state_machine(stateMachineArn=stage.output("RetrainStateMachine"))
-    states = json.loads(machine["definition"])["States"]
-    answer = stage.client("lambda").invoke(
-        FunctionName=states["Check the input"]["Resource"], Payload=json.dumps({"input": fields, "execution": name}).encode()
-    )
-    request = json.loads(answer["Payload"].read())
+    event = {"input": fields, "execution": name, "data": _data_uri(stage, data)}
+    function = stage.output("CheckInputFunction")
+    answer = stage.client("lambda").invoke(FunctionName=function, Payload=json.dumps(event).encode())
+    run = json.loads(answer["Payload"].read())
     if "FunctionError" in answer:
-        raise OperationError(request.get("errorMessage", "the input could not be checked"))
-    values = {
-        "$": {"request": request, "training_data": {"uri": _data_uri(stage, data)}},
-        "$$": {"Execution": {"RedriveCount": 0}, "State": {"RetryCount": 0}},
-    }
-    return _filled_in(states["Train"]["Parameters"], values)
+        raise OperationError(run.get("errorMessage", "the input could not be checked"))
+    return {"TrainingJobName": run["job_name"], **run["training_job"]}
 
 
 def _data_uri(stage: Stage, data: str) -> str:
@@ -118,34 +107,6 @@ def _data_uri(stage: Stage, data: str) -> str:
     raise OperationError(
         f"the run {data!r} has no dataset under s3://{bucket}/runs/{data}/: name another run, or an s3:// prefix"
     )
-
-
-def _filled_in(template: Any, values: Mapping[str, Any]) -> Any:
-    """A state's parameters as Step Functions fills them in: a key that ends in ``.$`` has a path or a States.Format."""
-    if isinstance(template, dict):
-        return {
-            key.removesuffix(".$"): _evaluated(value, values) if key.endswith(".$") else _filled_in(value, values)
-            for key, value in template.items()
-        }
-    return [_filled_in(item, values) for item in template] if isinstance(template, list) else template
-
-
-def _evaluated(expression: str, values: Mapping[str, Any]) -> Any:
-    formatted = _FORMAT.fullmatch(expression)
-    if formatted:
-        text, *paths = next(csv.reader([formatted[1]], quotechar="'", skipinitialspace=True))
-        return text.format(*(_evaluated(path, values) for path in paths))
-    try:
-        root, *keys = expression.split(".")
-        found = values[root]
-        for key in keys:
-            found = found[key]
-    except KeyError:
-        raise OperationError(
-            f"the deployed state machine trains with {expression}, which this version of ko-reranker doesn't know: use the one "
-            "that the stage was deployed with"
-        ) from None
-    return found
 
 
 def _check_environment(stage: Stage) -> None:

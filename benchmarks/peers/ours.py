@@ -11,8 +11,9 @@ import torch
 import torch.nn.functional as F
 
 from benchmarks.inputs import MAX_TOKENS, measured
-from ko_reranker.rankers import load_ranker
+from ko_reranker.rankers import EngineOptions, load_ranker
 from ko_reranker.rankers.pairs import PairEncoder
+from ko_reranker.rankers.placing import served_dtype
 
 
 class Tally:
@@ -38,9 +39,10 @@ class KoReranker:
 
     def __init__(self, folder: str, threads: int, dtype: str = "fp32", device: str = "cpu") -> None:
         self.tally, self.threads = Tally(), threads
-        workers = {"workers": threads} if threads and device == "cpu" else {}
         self.device = torch.device(device)
-        self.ranker = load_ranker(folder, device=device, dtype=dtype, max_chunks=1, observer=self.tally, **workers)
+        workers = threads if threads and device == "cpu" else None
+        options = EngineOptions(device=device, dtype=dtype, max_chunks=1, workers=workers)
+        self.ranker = load_ranker(folder, options, observer=self.tally)
         self.ranker.encoder = PairEncoder(self.ranker.encoder.tokenizer, self.ranker.max_length)
 
     def versions(self) -> dict[str, str]:
@@ -82,7 +84,7 @@ class KoReranker:
         """Return the floating-point operations a second of a layer's matrix products at the token budget.
 
         On a CPU in fp32, each product by the better of PyTorch's two ways to it (MKL, and oneDNN with the weight laid out
-        beforehand), on as many threads at once as the engine has workers; on a GPU in bf16.
+        beforehand), on as many threads at once as the engine has workers; on a GPU in the half precision that it serves in.
         """
         rows = self.ranker.engine.batch_tokens
         if self.device.type == "cuda":
@@ -97,7 +99,8 @@ class KoReranker:
 
     def _seconds_on_gpu(self, rows: int, inputs: int, outputs: int, seconds: float) -> float:
         """Return the seconds of one product among many that are queued one behind the other."""
-        left, right = (torch.randn(count, inputs, device=self.device, dtype=torch.bfloat16) for count in (rows, outputs))
+        dtype = served_dtype("auto", self.device)
+        left, right = (torch.randn(count, inputs, device=self.device, dtype=dtype) for count in (rows, outputs))
         with torch.inference_mode():
             for _ in range(5):
                 F.linear(left, right)

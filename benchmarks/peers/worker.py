@@ -24,6 +24,8 @@ SCORERS = {
     "pipeline": ("benchmarks.peers.pytorch", "Pipeline"),
     "flagembedding": ("benchmarks.peers.pytorch", "FlagEmbedding"),
     "sentence-transformers": ("benchmarks.peers.pytorch", "SentenceTransformers"),
+    "ko-reranker late interaction": ("benchmarks.peers.late_interaction", "KoReranker"),
+    "sentence-transformers late interaction": ("benchmarks.peers.late_interaction", "SentenceTransformers"),
     "infinity": ("benchmarks.peers.pytorch", "Infinity"),
     "onnxruntime": ("benchmarks.peers.runtimes", "OnnxRuntime"),
     "openvino": ("benchmarks.peers.runtimes", "OpenVino"),

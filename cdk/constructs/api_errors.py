@@ -6,10 +6,12 @@ import json
 
 from aws_cdk import aws_apigateway as apigateway
 
+from cdk.constructs.rate_rule import PAST_CLOUDFRONT, TOO_MANY
 from ko_reranker.protocol import ProtocolError
 
 _KINDS = apigateway.ResponseType
-_TOO_LARGE = "the body is over the limit of 6 MB, in which escaped Korean takes 7 bytes a character: send fewer documents"
+# Lambda's 6 MB, less what base64 takes of it.
+_TOO_LARGE = "the body is over the limit of 4.5 MB: send fewer documents, unescaped (escaped Korean is twice as long), or gzip"
 
 _ERRORS = {
     "InvalidKey": (_KINDS.INVALID_API_KEY, ProtocolError(401, "unknown API key, or one that is switched off")),
@@ -19,11 +21,6 @@ _ERRORS = {
     "Quota": (
         _KINDS.QUOTA_EXCEEDED,
         ProtocolError(429, "the quota of this key is used up for this month", None, "quota", {"Retry-After": "3600"}),
-    ),
-    # The only rule of the web ACL counts requests.
-    "Filtered": (
-        _KINDS.WAF_FILTERED,
-        ProtocolError(429, "too many requests from this address", headers={"Retry-After": "60"}),
     ),
     "TooLarge": (_KINDS.REQUEST_TOO_LARGE, ProtocolError(413, _TOO_LARGE)),
     "MediaType": (_KINDS.UNSUPPORTED_MEDIA_TYPE, ProtocolError(415, "the body must be JSON")),
@@ -39,13 +36,20 @@ _ERRORS = {
 }
 
 
-def add_error_responses(api: apigateway.RestApi) -> None:
-    """Make the errors of an API speak as the rerank function does."""
-    for name, (kind, error) in _ERRORS.items():
+def add_error_responses(api: apigateway.RestApi, *, behind_cloudfront: bool, for_pages: bool) -> None:
+    """Make the errors of an API speak as the rerank function does.
+
+    Args:
+        behind_cloudfront: whether the web ACL here refuses what has not come through CloudFront, instead of counting.
+        for_pages: whether web pages may call the API; then any may read these errors, which hold nothing of anybody's.
+    """
+    shared = {"Access-Control-Allow-Origin": "*", "Access-Control-Expose-Headers": "*"} if for_pages else {}
+    errors = {**_ERRORS, "Filtered": (_KINDS.WAF_FILTERED, PAST_CLOUDFRONT if behind_cloudfront else TOO_MANY)}
+    for name, (kind, error) in errors.items():
         api.add_gateway_response(
             f"{name}Response",
             type=kind,
             status_code=str(error.status),
-            response_headers={header: f"'{value}'" for header, value in error.headers.items()} or None,
+            response_headers={header: f"'{value}'" for header, value in (error.headers | shared).items()} or None,
             templates={"application/json": json.dumps(error.body())},
         )

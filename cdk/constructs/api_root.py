@@ -12,9 +12,13 @@ from aws_cdk import aws_cloudfront as cloudfront
 from aws_cdk import aws_cloudfront_origins as origins
 from aws_cdk import aws_route53 as route53
 from aws_cdk import aws_route53_targets as targets
+from aws_cdk import aws_secretsmanager as secretsmanager
+from aws_cdk import aws_wafv2 as waf
 from constructs import Construct
 
-from cdk.settings import Api
+from cdk.constructs.acknowledgements import acknowledge
+from cdk.constructs.rate_rule import ORIGIN_HEADER, OriginCheck
+from ko_reranker.settings import Api
 
 _KEPT_ERRORS = (400, 403, 404, 405, 414, 416, 500, 501, 502, 503, 504)
 
@@ -28,16 +32,19 @@ class ApiRoot(Construct):
 
     url: str
 
-    def __init__(self, scope: Construct, construct_id: str, *, api: apigateway.RestApi, settings: Api) -> None:
+    def __init__(
+        self, scope: Construct, construct_id: str, *, api: apigateway.RestApi, settings: Api, edge_acl_arn: str | None = None
+    ) -> None:
         super().__init__(scope, construct_id)
         if settings.root == "cloudfront":
-            self.url = self._distribution(api)
+            self.url = self._distribution(api, settings, edge_acl_arn)
         elif settings.root == "custom_domain":
             self.url = self._domain(api, settings)
         else:
             self.url = cdk.Fn.join("", ["https://", _host(api), "/", api.deployment_stage.stage_name])
 
-    def _distribution(self, api: apigateway.RestApi) -> str:
+    def _distribution(self, api: apigateway.RestApi, settings: Api, edge_acl_arn: str | None) -> str:
+        keys = self._origin_keys(settings.origin_key) if edge_acl_arn else []
         origin = origins.HttpOrigin(
             _host(api),
             origin_path=f"/{api.deployment_stage.stage_name}",
@@ -45,6 +52,7 @@ class ApiRoot(Construct):
             origin_ssl_protocols=[cloudfront.OriginSslPolicy.TLS_V1_2],
             read_timeout=cdk.Duration.seconds(30),  # API Gateway itself ends at 29
             keepalive_timeout=cdk.Duration.seconds(60),
+            custom_headers={ORIGIN_HEADER: keys[0]} if keys else None,
         )
         distribution = cloudfront.Distribution(
             self,
@@ -65,8 +73,47 @@ class ApiRoot(Construct):
             ],
             minimum_protocol_version=cloudfront.SecurityPolicyProtocol.TLS_V1_2_2021,
             http_version=cloudfront.HttpVersion.HTTP2_AND_3,
+            web_acl_id=edge_acl_arn,
         )
+        acknowledge(distribution, "CFR1", reason="Callers may be anywhere; keys decide.")
+        acknowledge(distribution, "CFR2", reason="A web ACL is a setting of the stage.")
+        acknowledge(
+            distribution, "CFR3", reason="API Gateway's access log holds every request that passes, and names its key by id."
+        )
+        acknowledge(
+            distribution,
+            "CFR4",
+            reason="CloudFront's own domain fixes the version; root custom_domain speaks TLS 1.2 and later.",
+        )
+        if keys:
+            acl = OriginCheck(self, "OriginCheck", accepted=keys).acl
+            waf.CfnWebACLAssociation(
+                self, "OriginAssociation", resource_arn=api.deployment_stage.stage_arn, web_acl_arn=acl.attr_arn
+            )
+            # A new value is accepted before CloudFront begins to send it.
+            distribution.node.add_dependency(acl)
         return f"https://{distribution.distribution_domain_name}"
+
+    def _origin_keys(self, number: int) -> list[str]:
+        """Values of the header that only CloudFront knows: the present one, and the one before, which its edges still send.
+
+        CloudFormation resolves them as it writes them into CloudFront and the web ACL; no template and no output has them.
+        """
+        values = []
+        for n in (number, number - 1):
+            if n < 1:
+                continue
+            secret = secretsmanager.Secret(
+                self,
+                f"OriginKey{n}",
+                description="What CloudFront tells the API to be known by; raise api.origin_key to rotate it",
+                generate_secret_string=secretsmanager.SecretStringGenerator(password_length=48, exclude_punctuation=True),
+                removal_policy=cdk.RemovalPolicy.DESTROY,
+            )
+            rotated = "Rotated by a deploy with another api.origin_key: CloudFront's configuration has to change with it."
+            acknowledge(secret, "SMG4", reason=rotated)
+            values.append(secret.secret_value.unsafe_unwrap())
+        return values
 
     def _domain(self, api: apigateway.RestApi, settings: Api) -> str:
         name = settings.domain_name or ""

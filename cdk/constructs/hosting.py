@@ -4,20 +4,24 @@ from __future__ import annotations
 
 from typing import Any
 
-from cdk.settings import Serving, Settings
+import aws_cdk as cdk
+from aws_cdk import aws_iam as iam
+
+from cdk.constructs.permissions import allow
+from ko_reranker.settings import Serving, Settings
 
 # One name for ever: scaling policies, alarms and clients refer to it.
 VARIANT = "main"
 
 
-def container(image: str, data: str) -> dict[str, Any]:
+def container(settings: Settings, image: str, data: str) -> dict[str, Any]:
     """The container of ``CreateModel``.
 
     Args:
         image, data: literals, or paths (``$.…``) of a state machine's data.
     """
     source = {**_value("S3Uri", data), "S3DataType": "S3Prefix", "CompressionType": "None"}
-    return {**_value("Image", image), "ModelDataSource": {"S3DataSource": source}}
+    return {**_value("Image", image), "ModelDataSource": {"S3DataSource": source}, "Environment": settings.server_environment}
 
 
 def production_variant(serving: Serving) -> dict[str, Any]:
@@ -61,6 +65,25 @@ def rollout(settings: Settings) -> dict[str, Any]:
             "AutoRollbackConfiguration": {"Alarms": [{"AlarmName": name} for name in alarm_names(settings)]},
         }
     }
+
+
+def allow_rollback_alarms(role: iam.Role, settings: Settings) -> None:
+    """Let a role look at the alarms of an update that they can roll back: the endpoint's, and whoever updates it.
+
+    https://docs.aws.amazon.com/sagemaker/latest/dg/deployment-guardrails-configuration.html
+    """
+    watched = rollout(settings).get("DeploymentConfig", {}).get("AutoRollbackConfiguration", {}).get("Alarms", ())
+    if watched:
+        arns = [
+            cdk.Stack.of(role).format_arn(
+                service="cloudwatch",
+                resource="alarm",
+                resource_name=alarm["AlarmName"],
+                arn_format=cdk.ArnFormat.COLON_RESOURCE_NAME,
+            )
+            for alarm in watched
+        ]
+        allow(role, "cloudwatch:DescribeAlarms", on=arns)
 
 
 def _value(key: str, value: str) -> dict[str, str]:

@@ -5,71 +5,33 @@ The CDK's own training task lacks spot instances, checkpoints and uncompressed a
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
-# What the training loop prints, as metrics in SageMaker's console.
-METRIC_DEFINITIONS = [
-    *(
-        {"Name": f"train:{name}", "Regex": rf"\b{name}=([-+0-9.eE]+)"}
-        for name in ("loss", "learning_rate", "epoch", "gradient_norm", "queries_per_second", "tokens_per_second")
-    ),
-    *({"Name": f"dev:{name}", "Regex": rf"\bdev_{name}=([-+0-9.eE]+)"} for name in ("loss", "mrr")),
-]
+from ko_reranker.retraining.training_request import FIELDS
 
 # Each start of a job needs a name of its own: a redriven execution or a retried state may not take the old one.
 _ATTEMPT = "$$.Execution.RedriveCount, $$.State.RetryCount"
 
 
-def training_job(*, image: str, role_arn: str, bucket: str, key_arn: str, volume_gb: int) -> dict[str, Any]:
-    """Parameters of ``createTrainingJob``; reads ``$.request`` and ``$.training_data``."""
+class Expression(str):
+    """What the states language is to evaluate when a state runs: a path or an intrinsic function."""
+
+    __slots__ = ()
+
+
+def training_job() -> dict[str, Any]:
+    """Parameters of ``createTrainingJob``: the request that the first state made, under a name for each attempt."""
     return {
         "TrainingJobName.$": f"States.Format('{{}}-{{}}-{{}}', $.request.job_name, {_ATTEMPT})",
-        "RoleArn": role_arn,
-        "AlgorithmSpecification": {
-            "TrainingImage": image,
-            "TrainingInputMode": "File",
-            "MetricDefinitions": METRIC_DEFINITIONS,
-        },
-        "HyperParameters.$": "$.request.hyperparameters",
-        "InputDataConfig": [
-            {
-                "ChannelName": "dataset",
-                "InputMode": "File",
-                "DataSource": {
-                    "S3DataSource": {
-                        "S3DataType": "S3Prefix",
-                        "S3DataDistributionType": "FullyReplicated",
-                        "S3Uri.$": "$.training_data.uri",
-                    }
-                },
-            }
-        ],
-        "OutputDataConfig": {
-            "S3OutputPath.$": f"States.Format('s3://{bucket}/models/{{}}/', $.request.run)",
-            "KmsKeyId": key_arn,
-            "CompressionType": "NONE",
-        },
-        # Attempts share the checkpoints: what one has learned the next goes on from.
-        "CheckpointConfig": {
-            "S3Uri.$": f"States.Format('s3://{bucket}/{{}}/checkpoints/', $.request.prefix)",
-            "LocalPath": "/opt/ml/checkpoints",
-        },
-        # No VolumeKmsKeyId: GPU instances with local NVMe storage, which is encrypted by hardware, refuse it.
-        "ResourceConfig": {
-            "InstanceType.$": "$.request.instance_type",
-            "InstanceCount.$": "$.request.instance_count",
-            "VolumeSizeInGB": volume_gb,
-        },
-        "StoppingCondition.$": "$.request.stopping_condition",
-        "EnableManagedSpotTraining.$": "$.request.use_spot",
-        "EnableInterContainerTrafficEncryption": True,
+        **{f"{field}.$": f"$.request.training_job.{field}" for field in FIELDS},
     }
 
 
 def processing_job(
     *,
     command: str,
-    arguments: str,
+    options: Mapping[str, object],
     image: str,
     role_arn: str,
     bucket: str,
@@ -85,7 +47,7 @@ def processing_job(
 
     Args:
         command: ``mine`` or ``evaluate``.
-        arguments: an intrinsic function that gives the command's arguments, a list of strings.
+        options: of the command, by their Python names; one that is None is left to it.
         input_uri: the path of the dataset's S3 URI.
         output: what the results are; the folder they go to.
         output_prefix: an intrinsic function that gives the prefix of that folder in the bucket.
@@ -97,7 +59,7 @@ def processing_job(
         "AppSpecification": {
             "ImageUri": image,
             "ContainerEntrypoint": ["ko-reranker", command],
-            "ContainerArguments.$": arguments,
+            "ContainerArguments.$": _arguments(options),
         },
         "ProcessingInputs": [
             {
@@ -129,3 +91,17 @@ def processing_job(
         },
         "StoppingCondition": {"MaxRuntimeInSeconds": int(max_hours * 3600)},
     }
+
+
+def _arguments(options: Mapping[str, object]) -> str:
+    """An intrinsic function that gives a command's options as a list of strings."""
+    items: list[str] = []
+    for name, value in options.items():
+        if value is not None:
+            items += [_literal(f"--{name.replace('_', '-')}"), value if isinstance(value, Expression) else _literal(str(value))]
+    return f"States.Array({', '.join(items)})"
+
+
+def _literal(text: str) -> str:
+    escaped = text.replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{escaped}'"

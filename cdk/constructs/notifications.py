@@ -6,10 +6,10 @@ import aws_cdk as cdk
 from aws_cdk import aws_events as events
 from aws_cdk import aws_events_targets as targets
 
-from cdk.stacks.data import DataStack
+from cdk.constructs.stores import NoticeTopic
 
 
-def notify_about_failures(stack: cdk.Stack, data: DataStack, state_machine_arn: str) -> None:
+def notify_about_failures(stack: cdk.Stack, topic: NoticeTopic, state_machine_arn: str) -> None:
     """Publish failed, timed-out and aborted executions; the last two never reach a Catch."""
     rule = events.Rule(
         stack,
@@ -23,4 +23,6 @@ def notify_about_failures(stack: cdk.Stack, data: DataStack, state_machine_arn: 
     )
     field = events.EventField.from_path
     name, status, cause, arn = (field(f"$.detail.{key}") for key in ("name", "status", "cause", "executionArn"))
-    rule.add_target(targets.SnsTopic(data.topic, message=events.RuleTargetInput.from_text(f"{name} {status}: {cause} ({arn})")))
+    rule.add_target(
+        targets.SnsTopic(topic.topic, message=events.RuleTargetInput.from_text(f"{name} {status}: {cause} ({arn})"))
+    )

@@ -1,43 +1,33 @@
-"""What SageMaker containers may do."""
+"""Permissions: named actions on named resources."""
 
 from __future__ import annotations
 
-import aws_cdk as cdk
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 from aws_cdk import aws_iam as iam
-from constructs import Construct
 
-from cdk.constructs.data_access import allow_objects
-from cdk.stacks.data import DataStack
+from cdk.constructs.acknowledgements import acknowledge_wildcards
+
+NO_RESOURCE = "These actions know no resources."
+OWN_NAMES = "Jobs, models and executions get their names when they start; the stage's prefix bounds them."
 
 
-def allow_job_basics(role: iam.Role) -> None:
-    """Let a container write its log and its metrics."""
-    log_groups = cdk.Stack.of(role).format_arn(
-        service="logs", resource="log-group", resource_name="/aws/sagemaker/*", arn_format=cdk.ArnFormat.COLON_RESOURCE_NAME
-    )
+def allow(
+    role: iam.IRole,
+    *actions: str,
+    on: Sequence[str],
+    conditions: Mapping[str, Any] | None = None,
+    because: str | None = None,
+) -> None:
+    """Let a role do ``actions`` on the resources ``on``.
+
+    Args:
+        on: ARNs.
+        because: why some of them end in a wildcard; without a reason the synth stops at one.
+    """
     role.add_to_principal_policy(
-        iam.PolicyStatement(
-            actions=["logs:CreateLogGroup", "logs:CreateLogStream", "logs:PutLogEvents", "logs:DescribeLogStreams"],
-            resources=[log_groups],
-        )
+        iam.PolicyStatement(actions=list(actions), resources=list(on), conditions=dict(conditions or {}))
     )
-    role.add_to_principal_policy(
-        iam.PolicyStatement(
-            actions=["cloudwatch:PutMetricData"],
-            resources=["*"],  # this action knows no resources; the namespaces bound it
-            conditions={"StringLike": {"cloudwatch:namespace": ["/aws/sagemaker/*", "aws/sagemaker/*"]}},
-        )
-    )
-
-
-def job_roles(scope: Construct, data: DataStack) -> tuple[iam.Role, iam.Role]:
-    """The roles of the training job and of the processing jobs."""
-
-    def role(name: str, read: list[str], write: list[str]) -> iam.Role:
-        result = iam.Role(scope, name, assumed_by=iam.ServicePrincipal("sagemaker.amazonaws.com"))
-        allow_objects(result, data, read=read, write=write)
-        return result
-
-    training = role("TrainingRole", ["runs/", "models/"], ["runs/", "models/"])
-    processing = role("ProcessingRole", ["runs/", "models/"], ["runs/", "models/*/evaluation/"])
-    return training, processing
+    if because:
+        acknowledge_wildcards(role, on, reason=because)

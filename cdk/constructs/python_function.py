@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import compileall
+import functools
+import json
 import shutil
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from py_compile import PycInvalidationMode
+from typing import Any
 
 import aws_cdk as cdk
+from aws_cdk import aws_cloudwatch as cloudwatch
 from aws_cdk import aws_iam as iam
 from aws_cdk import aws_lambda as lambda_
 from aws_cdk import aws_logs as logs
 from constructs import Construct
+
+from cdk.constructs.acknowledgements import acknowledge
+from cdk.constructs.observed import labelled
+from cdk.constructs.permissions import allow
 
 ROOT = Path(__file__).resolve().parents[2]
 _RUNTIME_VERSION = (3, 13)
@@ -27,7 +36,8 @@ class PythonFunction(Construct):
 
     Args:
         folder: the function's folder under ``lambda/``, whose ``handler.py`` has ``handler``.
-        library: sub-packages of ``ko_reranker`` to bundle, such as ``data``.
+        library: sub-packages and modules of ``ko_reranker`` to bundle, such as ``data`` and ``instances``.
+        documents: JSON by file name, in the function's folder: what the 4 KB of an environment have no room for.
         environment: the function's settings; its handler refuses to start without them.
         timeout: how long one invocation may take.
         memory_mb: memory in MiB, which also buys CPU.
@@ -41,13 +51,14 @@ class PythonFunction(Construct):
         *,
         folder: str,
         library: Sequence[str] = (),
+        documents: Mapping[str, Any] | None = None,
         environment: Mapping[str, str] | None = None,
         timeout: cdk.Duration | None = None,
         memory_mb: int = 512,
         ephemeral_gb: float = 0.5,
     ) -> None:
         super().__init__(scope, construct_id)
-        log_group = logs.LogGroup(
+        self.log_group = log_group = logs.LogGroup(
             self, "Logs", retention=logs.RetentionDays.THREE_MONTHS, removal_policy=cdk.RemovalPolicy.DESTROY
         )
         self.role = iam.Role(self, "Role", assumed_by=iam.ServicePrincipal("lambda.amazonaws.com"))
@@ -58,7 +69,7 @@ class PythonFunction(Construct):
             runtime=lambda_.Runtime.PYTHON_3_13,
             architecture=lambda_.Architecture.ARM_64,
             handler="handler.handler",
-            code=lambda_.Code.from_asset(str(bundle(folder, library))),
+            code=lambda_.Code.from_asset(str(bundle(folder, library, documents))),
             role=self.role,
             timeout=timeout or cdk.Duration.seconds(30),
             memory_size=memory_mb,
@@ -67,25 +78,43 @@ class PythonFunction(Construct):
             log_group=log_group,
             logging_format=lambda_.LoggingFormat.JSON,
         )
+        acknowledge(self.function, "L1", reason="Python 3.13 is the newest that the library is tested on.")
 
-    def allow(self, *actions: str, on: Sequence[str]) -> None:
-        """Let the function do ``actions`` on the resources ``on`` (ARNs)."""
-        self.role.add_to_principal_policy(iam.PolicyStatement(actions=list(actions), resources=list(on)))
+    def metric(self, name: str, statistic: str, label: str) -> cloudwatch.Metric:
+        """One of Lambda's metrics of the function, over five minutes."""
+        return labelled("AWS/Lambda", name, {"FunctionName": self.function.function_name}, statistic, label)
+
+    def allow(self, *actions: str, on: Sequence[str], because: str | None = None) -> None:
+        """Let the function do ``actions`` on the resources ``on`` (ARNs), see `permissions.allow`."""
+        allow(self.role, *actions, on=on, because=because)
 
 
-def bundle(folder: str, library: Sequence[str]) -> Path:
-    """Copy a function's folder and library parts to one place and return it."""
-    target = ROOT / "cdk.out" / ".bundles" / folder
-    shutil.rmtree(target, ignore_errors=True)
+def bundle(folder: str, library: Sequence[str], documents: Mapping[str, Any] | None = None) -> Path:
+    """Copy a function's folder, library parts and documents to a place of this process's own and return it.
+
+    Another synth at the same time, into whatever folder, finds nothing of it and takes nothing away.
+    """
+    target = Path(tempfile.mkdtemp(dir=_workshop().name)) / folder
     shutil.copytree(ROOT / "lambda" / folder, target, ignore=_IGNORED)
     package = ROOT / "app_code" / "ko_reranker"
     if library:
         (target / "ko_reranker").mkdir()
         shutil.copy2(package / "__init__.py", target / "ko_reranker")
     for part in library:
-        shutil.copytree(package / part, target / "ko_reranker" / part, ignore=_IGNORED)
+        if (package / part).is_dir():
+            shutil.copytree(package / part, target / "ko_reranker" / part, ignore=_IGNORED)
+        else:
+            shutil.copy2(package / f"{part}.py", target / "ko_reranker")
+    for name, document in (documents or {}).items():
+        (target / name).write_text(json.dumps(document, ensure_ascii=False), encoding="utf-8")
     _compile(target)
     return target
+
+
+@functools.cache
+def _workshop() -> tempfile.TemporaryDirectory[str]:
+    """The folder of this process's bundles; it goes when the process ends, and the assembly has its own copies by then."""
+    return tempfile.TemporaryDirectory(prefix="ko-reranker-bundles-")
 
 
 def _compile(target: Path, version: tuple[int, int] = sys.version_info[:2]) -> None:

@@ -7,8 +7,10 @@ from aws_cdk import aws_stepfunctions as sfn
 from constructs import Construct
 
 from cdk.constructs.states import FailureTail, call
+from ko_reranker.settings import Settings
 
-_KEY = {"id": {"S": "lock"}}
+LOCK_ID = "lock"
+_KEY = {"id": {"S": LOCK_ID}}
 _CONFLICT = ["DynamoDB.ConditionalCheckFailedException"]
 
 
@@ -97,3 +99,13 @@ class ReleaseLock(Construct):
             "ExpressionAttributeValues": {":holder": {"S.$": holder}},
         }
         return call(self, name, "dynamodb:deleteItem", parameters, comment=comment, retry_on=retry_on or ())
+
+
+def release_executions(scope: Construct, settings: Settings) -> str:
+    """The ARN of all executions that may hold the lock."""
+    return cdk.Stack.of(scope).format_arn(
+        service="states",
+        resource="execution",
+        resource_name=f"{settings.prefix}-deploy:*",
+        arn_format=cdk.ArnFormat.COLON_RESOURCE_NAME,
+    )

@@ -13,8 +13,8 @@ from aws_cdk import aws_stepfunctions as sfn
 from aws_cdk import aws_stepfunctions_tasks as tasks
 from constructs import Construct
 
-from cdk.settings import Settings
-from cdk.stacks.data import live_model_parameter
+from cdk.constructs.live_model import LiveModel
+from cdk.constructs.permissions import NO_RESOURCE, allow
 
 # What the services answer under load or in a bad moment; everything else is a defect or a person's to solve.
 _PASSING_LAMBDA_ERRORS = [
@@ -22,6 +22,15 @@ _PASSING_LAMBDA_ERRORS = [
     "Lambda.AWSLambdaException",
     "Lambda.SdkClientException",
     "Lambda.TooManyRequestsException",
+]
+# One process that died or was never heard of again: memory, a host that went, a connection that hung. Lambda.Unknown is what
+# older runtimes call the others (https://docs.aws.amazon.com/step-functions/latest/dg/bp-lambda-serviceexception.html).
+_LOST_LAMBDA_ERRORS = [
+    "Lambda.ClientExecutionTimeoutException",
+    "Lambda.Unknown",
+    "Runtime.ExitError",
+    "Runtime.OutOfMemory",
+    "Sandbox.Timedout",
 ]
 
 
@@ -91,7 +100,10 @@ def invoke(
     comment: str,
     result_selector: Mapping[str, Any] | None = None,
 ) -> tasks.LambdaInvoke:
-    """A state that calls a function, tries again in a bad moment of the service, and hands failures to the tail."""
+    """A state that calls a function, tries again in a bad moment of the service, and hands failures to the tail.
+
+    A function whose process died is called again, twice: each has to be one that may run any number of times.
+    """
     state = tasks.LambdaInvoke(
         scope,
         name,
@@ -108,6 +120,13 @@ def invoke(
         errors=_PASSING_LAMBDA_ERRORS,
         interval=cdk.Duration.seconds(2),
         max_attempts=6,
+        backoff_rate=2,
+        jitter_strategy=sfn.JitterType.FULL,
+    )
+    state.add_retry(
+        errors=_LOST_LAMBDA_ERRORS,
+        interval=cdk.Duration.seconds(5),
+        max_attempts=2,
         backoff_rate=2,
         jitter_strategy=sfn.JitterType.FULL,
     )
@@ -162,17 +181,19 @@ def call(
     return state
 
 
-def look_up_live_model(scope: Construct, settings: Settings, failure: FailureTail) -> sfn.CustomState:
+def look_up_live_model(scope: Construct, live_model: LiveModel, failure: FailureTail) -> sfn.CustomState:
     """A state that puts package ARN, model data URI and image of the live model into ``$.live.parts``."""
     return call(
         scope,
         "Look up the live model",
         "aws-sdk:ssm:getParameter",
-        {"Name": live_model_parameter(settings)},
+        {"Name": live_model.name},
         comment="What serves now; none before the first model",
         result_selector={"parts.$": "States.StringSplit($.Parameter.Value, ',')"},
         result_path="$.live",
         failure=failure,
+        retry_on=["States.TaskFailed"],
+        max_attempts=2,
     )
 
 
@@ -225,11 +246,12 @@ class LoggedStateMachine(Construct):
             "xray:PutTelemetryRecords",
             "xray:GetSamplingRules",
             "xray:GetSamplingTargets",
-            on=["*"],  # none of these actions knows resources
+            on=["*"],
+            because=NO_RESOURCE,
         )
 
-    def allow(self, *actions: str, on: Sequence[str], conditions: Mapping[str, Any] | None = None) -> None:
-        """Let the state machine do ``actions`` on the resources ``on`` (ARNs)."""
-        self.role.add_to_principal_policy(
-            iam.PolicyStatement(actions=list(actions), resources=list(on), conditions=dict(conditions or {}))
-        )
+    def allow(
+        self, *actions: str, on: Sequence[str], conditions: Mapping[str, Any] | None = None, because: str | None = None
+    ) -> None:
+        """Let the state machine do ``actions`` on the resources ``on`` (ARNs), see `permissions.allow`."""
+        allow(self.role, *actions, on=on, conditions=conditions, because=because)

@@ -3,21 +3,33 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 import aws_cdk as cdk
 from aws_cdk import aws_apigateway as apigateway
+from aws_cdk import aws_cloudwatch as cloudwatch
+from aws_cdk import aws_dynamodb as dynamodb
 from aws_cdk import aws_ec2 as ec2
 from aws_cdk import aws_iam as iam
 from aws_cdk import aws_logs as logs
+from aws_cdk import aws_wafv2 as waf
 from constructs import Construct
 
+from cdk.constructs.acknowledgements import acknowledge, acknowledge_managed_policy
 from cdk.constructs.api_errors import add_error_responses
 from cdk.constructs.api_root import ApiRoot
+from cdk.constructs.observed import FIVE_MINUTES, Graph, Observed, Query, Watch, labelled, share
 from cdk.constructs.python_function import PythonFunction
 from cdk.constructs.rate_rule import RateRule
-from cdk.settings import Api, Settings
+from ko_reranker.protocol.routes import ROUTES
+from ko_reranker.settings import Api, Settings, Tier
 
+# What anybody may ask without a key: the rest is the function's to route.
+_OPEN_PATHS = tuple(route.path.removeprefix("/") for route in ROUTES if route.public and route.open)
+_OPEN = "Whether the service runs and how the API is described is open to all; neither tells anything of anybody."
+_PREFLIGHT = "Browsers ask before they send a page's request, and without its key."
+_KEYS_DECIDE = "API Gateway's own keys decide, through the authorizer that takes them out of any header; there are no users."
 _URL_NOTES = {
     "cloudfront": "The API at the root of a domain",
     "custom_domain": "The API at the root of your domain",
@@ -26,17 +38,24 @@ _URL_NOTES = {
 
 
 class ApiStack(cdk.Stack):
-    """One REST API that hands every path to the rerank Lambda, so that routing and errors are ours."""
+    """One REST API that hands every path to the rerank Lambda, so that routing and errors are ours.
 
-    def __init__(self, scope: Construct, construct_id: str, *, settings: Settings, **kwargs) -> None:
+    Attributes:
+        observed: how requests and their function do.
+    """
+
+    def __init__(
+        self, scope: Construct, construct_id: str, *, settings: Settings, edge_acl_arn: str | None = None, **kwargs: Any
+    ) -> None:
         super().__init__(scope, construct_id, description="ko-reranker: the HTTPS rerank API", **kwargs)
+        counts = self._counts()
         rerank = PythonFunction(
             self,
             "Rerank",
             folder="rerank",
-            library=("protocol",),
-            # Answers within its own 24 seconds; API Gateway waits for 29.
-            timeout=cdk.Duration.seconds(28),
+            library=("protocol", "embedded_metrics"),
+            # It answers within the deadline by itself.
+            timeout=cdk.Duration.seconds(math.ceil(settings.api.deadline_seconds) + 4),
             memory_mb=settings.api.memory_mb,
             environment={
                 "ENDPOINT_NAME": settings.prefix,
@@ -44,31 +63,49 @@ class ApiStack(cdk.Stack):
                 "MAX_DOCUMENTS": str(settings.api.max_documents),
                 "DOCUMENTS_PER_CALL": str(settings.api.documents_per_call),
                 "PARALLEL_CALLS": str(settings.api.parallel_calls),
+                "TIERS": json.dumps({name: _document_limits(tier) for name, tier in settings.api.tiers.items()}),
+                "COUNTS_TABLE": counts.table_name,
+                "DEADLINE_SECONDS": f"{settings.api.deadline_seconds:g}",
+                "CORS_ORIGINS": " ".join(settings.api.cors_origins),
             },
         )
         rerank.allow(
             "sagemaker:InvokeEndpoint",
             on=[self.format_arn(service="sagemaker", resource="endpoint", resource_name=settings.prefix)],
         )
+        rerank.allow("dynamodb:UpdateItem", on=[counts.table_arn])
         authorizer = PythonFunction(self, "Authorizer", folder="authorizer", timeout=cdk.Duration.seconds(5), memory_mb=256)
         api = self._api(settings)
-        self._routes(api, rerank, authorizer)
-        add_error_responses(api)
+        self._routes(api, rerank, authorizer, settings.api)
+        add_error_responses(
+            api, behind_cloudfront=settings.api.rate_rule_at_cloudfront, for_pages=bool(settings.api.cors_origins)
+        )
         key = self._keys(api, settings)
-        if settings.api.waf_requests_per_5_minutes:
-            RateRule(
-                self,
-                "Rate",
-                stage=api.deployment_stage,
-                requests=settings.api.waf_requests_per_5_minutes,
-                behind_proxy=settings.api.root == "cloudfront",
+        if settings.api.waf_requests_per_5_minutes and not settings.api.rate_rule_at_cloudfront:
+            acl = RateRule(self, "Rate", scope_of_acl="REGIONAL", requests=settings.api.waf_requests_per_5_minutes).acl
+            waf.CfnWebACLAssociation(
+                self, "RateAssociation", resource_arn=api.deployment_stage.stage_arn, web_acl_arn=acl.attr_arn
             )
-        root = ApiRoot(self, "Root", api=api, settings=settings.api)
+        self.observed = self._observed(settings, rerank, authorizer)
+        root = ApiRoot(self, "Root", api=api, settings=settings.api, edge_acl_arn=edge_acl_arn)
         cdk.CfnOutput(self, "ApiUrl", value=root.url, description=_URL_NOTES[settings.api.root])
         cdk.CfnOutput(self, "ApiKeyId", value=key.key_id)
 
+    def _counts(self) -> dynamodb.Table:
+        """The documents of each key in the present minute, by the key's id. Nothing in it is worth keeping."""
+        counts = dynamodb.Table(
+            self,
+            "DocumentCounts",
+            partition_key=dynamodb.Attribute(name="id", type=dynamodb.AttributeType.STRING),
+            billing_mode=dynamodb.BillingMode.PAY_PER_REQUEST,
+            time_to_live_attribute="expires",
+            removal_policy=cdk.RemovalPolicy.DESTROY,
+        )
+        acknowledge(counts, "DDB3", reason="It holds the counts of the present minute, which nobody restores.")
+        return counts
+
     def _api(self, settings: Settings) -> apigateway.RestApi:
-        access_log = logs.LogGroup(
+        self._access_log = access_log = logs.LogGroup(
             self, "AccessLog", retention=logs.RetentionDays.THREE_MONTHS, removal_policy=cdk.RemovalPolicy.DESTROY
         )
         api = apigateway.RestApi(
@@ -77,6 +114,9 @@ class ApiStack(cdk.Stack):
             rest_api_name=settings.prefix,
             description="Reranks documents; clients of Cohere, TEI and others change only URL and key",
             **self._reach(settings.api),
+            # So that the very bytes reach the function: text that isn't UTF-8 would arrive with U+FFFD in it and be ranked, and
+            # gzip be broken. (https://docs.aws.amazon.com/apigateway/latest/developerguide/lambda-proxy-binary-media.html)
+            binary_media_types=["*/*"],
             api_key_source_type=apigateway.ApiKeySourceType.AUTHORIZER,
             # API Gateway writes no access log before the account has a role for it, in each region. The role serves every
             # API of the account, so it outlives this stack.
@@ -86,15 +126,37 @@ class ApiStack(cdk.Stack):
                 stage_name="api",
                 throttling_rate_limit=settings.api.throttle_rate,
                 throttling_burst_limit=settings.api.throttle_burst,
+                # Who has no key can't take more of the function than this.
+                method_options={
+                    method: apigateway.MethodDeploymentOptions(
+                        throttling_rate_limit=settings.api.open_throttle_rate,
+                        throttling_burst_limit=settings.api.open_throttle_burst,
+                        metrics_enabled=True,
+                    )
+                    for method in _open_methods(settings.api)
+                },
                 access_log_destination=apigateway.LogGroupLogDestination(access_log),
                 access_log_format=_access_log_format(),
                 tracing_enabled=True,
                 metrics_enabled=True,
             ),
         )
+        acknowledge(
+            api,
+            "APIG2",
+            reason="The rerank Lambda checks requests itself and answers in the caller's dialect; a model could do neither.",
+        )
+        no_text = "The access log tells who asked what; execution logs would hold headers, and with them keys."
+        acknowledge(api.deployment_stage, "APIG6", reason=no_text)
+        acknowledge(api.deployment_stage, "APIG3", reason="A web ACL is a setting of the stage.")
+        acknowledge_managed_policy(
+            api,
+            "service-role/AmazonAPIGatewayPushToCloudWatchLogs",
+            reason="The managed policy is what API Gateway asks for in its account settings.",
+        )
         return api
 
-    def _routes(self, api: apigateway.RestApi, rerank: PythonFunction, authorizer: PythonFunction) -> None:
+    def _routes(self, api: apigateway.RestApi, rerank: PythonFunction, authorizer: PythonFunction, settings: Api) -> None:
         keys = apigateway.RequestAuthorizer(
             self,
             "Keys",
@@ -110,12 +172,27 @@ class ApiStack(cdk.Stack):
             "authorization_type": apigateway.AuthorizationType.CUSTOM,
             "api_key_required": True,
         }
-        for open_to_all in ("health", "openapi.json"):
-            resource = api.root.add_resource(open_to_all)
-            resource.add_method("GET", integration, authorization_type=apigateway.AuthorizationType.NONE)
-            resource.add_method("ANY", integration, **protected)  # other methods are told that they are wrong
-        api.root.add_method("ANY", integration, **protected)
-        api.root.add_resource("{proxy+}").add_method("ANY", integration, **protected)
+
+        def add(resource: apigateway.IResource, method: str, *, without_key: str | None = None) -> None:
+            """Add a method, protected unless there is a reason to let callers in without a key."""
+            options = {"authorization_type": apigateway.AuthorizationType.NONE} if without_key else protected
+            added = resource.add_method(method, integration, **options)
+            acknowledge(added, "COG4", reason=_KEYS_DECIDE)
+            if without_key:
+                acknowledge(added, "APIG4", reason=without_key)
+
+        opened: list[apigateway.IResource] = [api.root.add_resource(path) for path in _OPEN_PATHS]
+        for resource in opened:
+            for method in ("GET", "HEAD"):
+                add(resource, method, without_key=_OPEN)
+            add(resource, "ANY")  # other methods are told that they are wrong
+        add(api.root, "ANY")
+        every = api.root.add_resource("{proxy+}")
+        add(every, "ANY")
+        if settings.cors_origins:
+            # The mock that the CDK would put here can't answer where every media type is binary.
+            for resource in (api.root, every, *opened):
+                add(resource, "OPTIONS", without_key=_PREFLIGHT)
 
     def _reach(self, settings: Api) -> dict[str, Any]:
         """From where the API can be called."""
@@ -152,6 +229,142 @@ class ApiStack(cdk.Stack):
             if place == 0:
                 plan.add_api_key(key)
         return key
+
+    def _observed(self, settings: Settings, rerank: PythonFunction, authorizer: PythonFunction) -> Observed:
+        def api(name: str, statistic: str, label: str) -> cloudwatch.Metric:
+            dimensions = {"ApiName": settings.prefix, "Stage": "api"}
+            return labelled("AWS/ApiGateway", name, dimensions, statistic, label)
+
+        def own(name: str, statistic: str, label: str) -> cloudwatch.Metric:
+            return labelled(settings.name, name, {"endpoint": settings.prefix}, statistic, label)
+
+        def functions(name: str) -> cloudwatch.MathExpression:
+            kind = name.lower()
+            both = {
+                f"rerank_{kind}": rerank.metric(name, "Sum", f"rerank: {kind}"),
+                f"authorizer_{kind}": authorizer.metric(name, "Sum", f"authorizer: {kind}"),
+            }
+            return cloudwatch.MathExpression(
+                expression=" + ".join(f"FILL({one}, 0)" for one in both), using_metrics=both, label=kind, period=FIVE_MINUTES
+            )
+
+        alerts = settings.alerts
+        errors, requests = api("5XXError", "Sum", "5xx"), api("Count", "Sum", "requests")
+        refusals = cloudwatch.MathExpression(
+            expression=(
+                f'SEARCH(\'{{"{settings.name}",endpoint,error_type}} MetricName="errors" endpoint="{settings.prefix}"\', '
+                "'Sum', 300)"
+            ),
+            label="",
+            period=FIVE_MINUTES,
+        )
+        log = rerank.log_group
+        return Observed(
+            title="API",
+            graphs=[
+                Graph(title="Requests", metrics=[requests, api("4XXError", "Sum", "4xx"), errors]),
+                Graph(
+                    title="Latency",
+                    unit="ms",
+                    metrics=[api("Latency", statistic, statistic) for statistic in ("p50", "p90", "p95", "p99")],
+                    right=[own("upstream_latency", "p95", "p95 of the model")],
+                ),
+                Graph(title="Answers that are errors, by type", metrics=[refusals]),
+                Graph(
+                    title="Documents and tokens",
+                    metrics=[own("documents", "Sum", "documents"), own("tokens", "Sum", "tokens")],
+                    right=[
+                        share(own("truncated", "Sum", "truncated"), own("documents", "Sum", "documents"), "cut documents, %")
+                    ],
+                ),
+                Graph(
+                    title="Functions",
+                    metrics=[functions("Errors"), functions("Throttles")],
+                    right=[rerank.metric("ConcurrentExecutions", "Maximum", "rerank: at once")],
+                ),
+            ],
+            watches=[
+                Watch(
+                    name="api-errors",
+                    says=f"The API answers more than {alerts.api_error_percent:g} % of the requests with server errors",
+                    metric=share(errors, requests, "5xx, %", at_least=20),
+                    above=alerts.api_error_percent,
+                    periods=2,
+                ),
+                Watch(
+                    name="api-latency",
+                    says=f"The slowest twentieth of the API's answers takes over {alerts.api_p95_seconds:g} seconds",
+                    metric=api("Latency", "p95", "p95"),
+                    above=alerts.api_p95_seconds * 1000,
+                    periods=3,
+                ),
+                Watch(
+                    name="function-errors",
+                    says="The API's functions fail, by a defect or for want of time or memory",
+                    metric=functions("Errors"),
+                    above=0,
+                    periods=2,
+                ),
+                Watch(
+                    name="function-throttles",
+                    says="Lambda refuses the API's functions concurrency",
+                    metric=functions("Throttles"),
+                    above=0,
+                    periods=2,
+                ),
+            ],
+            queries=[
+                Query(
+                    name="Slowest requests",
+                    log_groups=[log],
+                    text=[
+                        "fields @timestamp, request_id, latency, upstream_latency, upstream_calls, documents, tokens, dialect",
+                        "filter ispresent(latency)",
+                        "sort latency desc",
+                        "limit 50",
+                    ],
+                ),
+                Query(
+                    name="Errors by type and cause",
+                    log_groups=[log],
+                    text=[
+                        "filter status >= 400",
+                        "stats count(*) as requests by status, error_type, param, bin(1h)",
+                        "sort requests desc",
+                    ],
+                ),
+                Query(
+                    name="Cold starts",
+                    log_groups=[log],
+                    text=[
+                        'filter type = "platform.report" and ispresent(record.metrics.initDurationMs)',
+                        "stats count(*) as cold_starts, max(record.metrics.initDurationMs) as slowest_ms by bin(1h)",
+                    ],
+                    shown=True,
+                ),
+                Query(
+                    name="Requests by key",
+                    log_groups=[self._access_log],
+                    text=[
+                        "filter ispresent(api_key_id)",
+                        "stats count(*) as requests, avg(milliseconds) as mean_ms by api_key_id, status",
+                        "sort requests desc",
+                    ],
+                ),
+            ],
+        )
+
+
+def _document_limits(tier: Tier) -> dict[str, int | None]:
+    """What the rerank function holds keys of a tier to; requests are API Gateway's to count."""
+    return {"documents_per_request": tier.documents_per_request, "documents_per_minute": tier.documents_per_minute}
+
+
+def _open_methods(settings: Api) -> list[str]:
+    """What needs no key, as the stage names it; browsers ask OPTIONS of every path."""
+    methods = [f"/{path}/{method}" for path in _OPEN_PATHS for method in ("GET", "HEAD")]
+    paths = ("/", "/{proxy+}", *(f"/{path}" for path in _OPEN_PATHS)) if settings.cors_origins else ()
+    return [*methods, *(f"{path}/OPTIONS" for path in paths)]
 
 
 def _access_log_format() -> apigateway.AccessLogFormat:

@@ -3,57 +3,141 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
+from typing import Any
 
 import aws_cdk as cdk
+from aws_cdk import aws_cloudwatch as cloudwatch
+from aws_cdk import aws_logs as logs
 from constructs import Construct
 
-from cdk.constructs.data_access import allow_objects, allow_table
 from cdk.constructs.image import allow_image_pull, container_image
+from cdk.constructs.job_roles import allow_job_basics, job_roles
 from cdk.constructs.notifications import notify_about_failures
-from cdk.constructs.permissions import allow_job_basics, job_roles
-from cdk.constructs.python_function import ROOT, PythonFunction
-from cdk.constructs.retraining import Functions, Retraining
-from cdk.settings import Settings
+from cdk.constructs.observed import FIVE_MINUTES, Graph, Observed, Query, Watch, executions, labelled, unsuccessful
+from cdk.constructs.permissions import NO_RESOURCE
+from cdk.constructs.pipeline_functions import PipelineFunctions
+from cdk.constructs.python_function import PythonFunction
+from cdk.constructs.retraining import Retraining
 from cdk.stacks.data import DataStack
+from ko_reranker.recipes.shipped import recipes
+from ko_reranker.retraining.training_request import TrainingPlace
+from ko_reranker.settings import Settings
 
-_LIBRARY = ("data",)
+_LIBRARY = ("data", "languages", "retraining", "text")
 
 
 class PipelineStack(cdk.Stack):
-    """Everything between raw records and a registered model package."""
+    """Everything between raw records and a registered model package.
 
-    def __init__(self, scope: Construct, construct_id: str, *, settings: Settings, data: DataStack, **kwargs) -> None:
+    Attributes:
+        observed: how retrainings do, and what translating costs.
+    """
+
+    def __init__(self, scope: Construct, construct_id: str, *, settings: Settings, data: DataStack, **kwargs: Any) -> None:
         super().__init__(scope, construct_id, description="ko-reranker: translate, train, evaluate, register", **kwargs)
         image = container_image(self, settings)
-        training_role, processing_role = job_roles(self, data)
+        training_role, processing_role = job_roles(self, data.bucket)
         for role in (training_role, processing_role):
             allow_job_basics(role)
             allow_image_pull(role, settings)
+        place = TrainingPlace(
+            image=image,
+            role_arn=training_role.role_arn,
+            bucket=data.bucket.name,
+            key_arn=data.bucket.key.arn,
+            volume_gb=settings.training.volume_gb,
+        )
+        functions = self._functions(settings, data, place)
         retraining = Retraining(
             self,
             "Retraining",
             settings=settings,
-            data=data,
-            functions=self._functions(settings, data),
+            bucket=data.bucket,
+            releases=data.releases,
+            topic=data.topic,
+            live_model=data.live_model,
+            functions=functions,
             training_role=training_role,
             processing_role=processing_role,
             image=image,
         )
-        notify_about_failures(self, data, retraining.machine.state_machine_arn)
+        notify_about_failures(self, data.topic, retraining.machine.state_machine_arn)
+        self.observed = self._observed(settings)
         cdk.CfnOutput(self, "RetrainStateMachine", value=retraining.machine.state_machine_arn)
+        cdk.CfnOutput(self, "CheckInputFunction", value=functions.check_input.function.function_name)
         cdk.CfnOutput(self, "ImageUri", value=image)
 
-    def _functions(self, settings: Settings, data: DataStack) -> Functions:
+    def _observed(self, settings: Settings) -> Observed:
+        translation, metric = settings.translation, settings.evaluation.metric
+        # https://docs.aws.amazon.com/translate/latest/dg/translate-cloudwatch.html
+        languages = {
+            "LanguagePair": f"{translation.source_language}-{translation.target_language}",
+            "Operation": "TranslateText",
+        }
+        characters = labelled("AWS/Translate", "CharacterCount", languages, "Sum", "characters")
+        spent = cloudwatch.MathExpression(
+            expression=f"characters * {translation.usd_per_million_characters / 1e6:.9f}",
+            using_metrics={"characters": characters},
+            label="USD",
+            period=FIVE_MINUTES,
+        )
+        retrainings = executions(self, f"{settings.prefix}-retrain")
+        scores = [
+            labelled(
+                settings.name,
+                f"evaluation_{metric}",
+                {"endpoint": settings.prefix, "row": row},
+                "Average",
+                row,
+                cdk.Duration.hours(1),
+            )
+            for row in ("candidate", "deployed", "base", "none")
+        ]
+        return Observed(
+            title="Retraining",
+            graphs=[
+                Graph(title="Retrainings", metrics=retrainings),
+                Graph(title=f"Evaluations ({metric})", metrics=scores),
+                Graph(title="Translation", metrics=[characters], right=[spent]),
+            ],
+            watches=[
+                Watch(
+                    name="retraining-failed",
+                    says="A retraining failed or ran out of time",
+                    metric=unsuccessful(retrainings),
+                    above=0,
+                )
+            ],
+            queries=[
+                Query(
+                    name="Steps of the last trainings",
+                    log_groups=[logs.LogGroup.from_log_group_name(self, "TrainingLog", "/aws/sagemaker/TrainingJobs")],
+                    text=[
+                        "fields @timestamp, @logStream, @message",
+                        f"filter @logStream like '{settings.prefix}-' and @message like /step=/",
+                        "sort @timestamp desc",
+                        "limit 200",
+                    ],
+                )
+            ],
+        )
+
+    def _functions(self, settings: Settings, data: DataStack, place: TrainingPlace) -> PipelineFunctions:
         minutes, translation = cdk.Duration.minutes, settings.translation
-        bucket = {"DATA_BUCKET": data.bucket.bucket_name}
-        memory = {"TRANSLATION_MEMORY": data.translation_memory.table_name}
-        functions = Functions(
+        bucket = {"DATA_BUCKET": data.bucket.name}
+        memory = {"TRANSLATION_MEMORY": data.translation_memory.name}
+        functions = PipelineFunctions(
             check_input=PythonFunction(
                 self,
                 "CheckInput",
                 folder="check_input",
-                library=_LIBRARY,
-                environment={"DEFAULTS": cdk.Fn.sub(_defaults(settings), {"DataBucket": data.bucket.bucket_name})},
+                library=(*_LIBRARY, "checked", "instances", "recipes"),
+                documents={"recipes.json": recipes()},
+                environment={
+                    "DEFAULTS": cdk.Fn.sub(_defaults(settings), {"DataBucket": data.bucket.name}),
+                    "TRAINING": self.to_json_string(asdict(place)),
+                },
             ),
             plan=PythonFunction(
                 self,
@@ -94,25 +178,28 @@ class PipelineStack(cdk.Stack):
                 self,
                 "Gate",
                 folder="gate",
-                library=_LIBRARY,
+                library=(*_LIBRARY, "embedded_metrics"),
                 environment={
                     **bucket,
-                    "GATE_METRIC": settings.evaluation.metric,
-                    "GATE_MUST_BEAT": json.dumps(settings.evaluation.must_beat.asked),
-                    "GATE_MIN_QUERIES": str(settings.evaluation.min_queries),
+                    "GATE": json.dumps(asdict(settings.evaluation.gate)),
+                    "METRICS_NAMESPACE": settings.name,
+                    "ENDPOINT_NAME": settings.prefix,
                 },
             ),
         )
-        allow_objects(functions.plan.role, data, read=["raw/"], write=["runs/"])
-        allow_table(functions.plan.role, data, data.translation_memory, "BatchGetItem")
-        allow_objects(functions.translate.role, data, read=["runs/"], write=["runs/"])
-        allow_table(functions.translate.role, data, data.translation_memory, "BatchGetItem", "PutItem")
-        # TranslateText knows no resources, terminologies aside; GetTerminology is implied by naming one.
-        functions.translate.allow("translate:TranslateText", on=["*"])
-        allow_objects(functions.join.role, data, read=["raw/", "runs/"], write=["runs/"], delete=["runs/"])
-        allow_objects(functions.shard_failures.role, data, read=["runs/"])
-        allow_objects(functions.gate.role, data, read=["models/*/evaluation/"])
+        self._grant(functions, data)
         return functions
+
+    def _grant(self, functions: PipelineFunctions, data: DataStack) -> None:
+        data.bucket.grant_objects(functions.plan.role, read=["raw/", "runs/"], write=["runs/"])
+        data.translation_memory.grant(functions.plan.role, "BatchGetItem")
+        data.bucket.grant_objects(functions.translate.role, read=["runs/"], write=["runs/"])
+        data.translation_memory.grant(functions.translate.role, "BatchGetItem", "PutItem")
+        # Terminologies aside; GetTerminology is implied by naming one.
+        functions.translate.allow("translate:TranslateText", on=["*"], because=NO_RESOURCE)
+        data.bucket.grant_objects(functions.join.role, read=["raw/", "runs/"], write=["runs/"], delete=["runs/"])
+        data.bucket.grant_objects(functions.shard_failures.role, read=["runs/"])
+        data.bucket.grant_objects(functions.gate.role, read=["models/*/evaluation/"])
 
 
 def _defaults(settings: Settings) -> str:
@@ -122,7 +209,6 @@ def _defaults(settings: Settings) -> str:
         {
             "bucket": "${DataBucket}",
             "job_name_prefix": f"{settings.prefix}-",
-            "recipes": sorted(path.stem for path in (ROOT / "training_job" / "recipes").glob("*.yaml")),
             "max_training_hours": training.max_hours,
             "max_instances": training.max_instances,
             "dev_fraction": translation.dev_fraction,

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import aws_cdk as cdk
 from aws_cdk import aws_applicationautoscaling as autoscaling
 from aws_cdk import aws_cloudwatch as cloudwatch
@@ -9,19 +12,23 @@ from aws_cdk import aws_cloudwatch_actions as cloudwatch_actions
 from aws_cdk import aws_events as events
 from aws_cdk import aws_events_targets as targets
 from aws_cdk import aws_iam as iam
+from aws_cdk import aws_logs as logs
 from aws_cdk import aws_sagemaker as sagemaker
 from aws_cdk import aws_ssm as ssm
 from constructs import Construct
 
-from cdk.constructs.data_access import allow_objects
+from cdk.constructs.clean_up import CleanUp
 from cdk.constructs.deployment import Deployment
-from cdk.constructs.hosting import VARIANT, alarm_names, container, production_variant, rollout
+from cdk.constructs.hosting import VARIANT, alarm_names, allow_rollback_alarms, container, production_variant, rollout
 from cdk.constructs.image import allow_image_pull
+from cdk.constructs.job_roles import allow_job_basics
+from cdk.constructs.model_age import model_age
 from cdk.constructs.notifications import notify_about_failures
-from cdk.constructs.permissions import allow_job_basics
+from cdk.constructs.observed import Graph, Observed, Query, Watch, executions, labelled, told, unsuccessful
 from cdk.constructs.python_function import PythonFunction
-from cdk.settings import Settings
-from cdk.stacks.data import DataStack, live_model_parameter
+from cdk.constructs.release_guard import ReleaseGuard
+from cdk.stacks.data import DataStack
+from ko_reranker.settings import Settings
 
 
 class ServingStack(cdk.Stack):
@@ -29,14 +36,18 @@ class ServingStack(cdk.Stack):
 
     The parameter of the live model is read at every deploy: a changed instance type keeps the model, a released model keeps
     the instance type. With ``serving.enabled`` false only the deploy state machine is here, to record the model to start with.
+
+    Attributes:
+        observed: how the endpoint, its instances and its releases do.
     """
 
-    def __init__(self, scope: Construct, construct_id: str, *, settings: Settings, data: DataStack, **kwargs) -> None:
+    def __init__(self, scope: Construct, construct_id: str, *, settings: Settings, data: DataStack, **kwargs: Any) -> None:
         super().__init__(scope, construct_id, description="ko-reranker: the endpoint and its releases", **kwargs)
         role = iam.Role(self, "EndpointRole", assumed_by=iam.ServicePrincipal("sagemaker.amazonaws.com"))
-        allow_objects(role, data, read=["models/"])
+        data.bucket.grant_objects(role, read=["models/"])
         allow_job_basics(role)
         allow_image_pull(role, settings)
+        allow_rollback_alarms(role, settings)
         smoke_test = PythonFunction(
             self,
             "SmokeTest",
@@ -49,42 +60,47 @@ class ServingStack(cdk.Stack):
             "sagemaker:InvokeEndpoint",
             on=[self.format_arn(service="sagemaker", resource="endpoint", resource_name=settings.prefix)],
         )
-        allow_objects(smoke_test.role, data, read=["models/*/evaluation/"])
-        config = self._host(settings, role, data) if settings.serving.enabled else None
+        data.bucket.grant_objects(smoke_test.role, read=["models/*/evaluation/"])
+        clean_up = None if settings.data.retain else CleanUp(self, "CleanUp", released_prefix=settings.prefix)
+        hosted = self._host(settings, role, data, clean_up) if settings.serving.enabled else None
         deployment = Deployment(
             self,
             "Deployment",
             settings=settings,
-            data=data,
+            live_model=data.live_model,
+            releases=data.releases,
+            topic=data.topic,
             smoke_test=smoke_test,
             endpoint_role=role,
-            first_config_arn=config.ref if config else None,
+            first_config_arn=hosted[1].ref if hosted else None,
+            first_model_arn=hosted[0].ref if hosted else None,
         )
         self._start_on_approval(settings, deployment)
-        notify_about_failures(self, data, deployment.machine.state_machine_arn)
+        if settings.serving.enabled:
+            self._look_after_every_change(settings, deployment)
+        self.observed = self._observed(settings, model_age(self, settings, data.live_model))
+        notify_about_failures(self, data.topic, deployment.machine.state_machine_arn)
         cdk.CfnOutput(self, "DeployStateMachine", value=deployment.machine.state_machine_arn)
         cdk.CfnOutput(self, "EndpointName", value=settings.prefix if settings.serving.enabled else "none")
 
-    def _host(self, settings: Settings, role: iam.Role, data: DataStack) -> sagemaker.CfnEndpointConfig:
+    def _host(
+        self, settings: Settings, role: iam.Role, data: DataStack, clean_up: CleanUp | None
+    ) -> tuple[sagemaker.CfnModel, sagemaker.CfnEndpointConfig]:
         # Resolved by CloudFormation at every deploy, never at synth: package ARN, model data URI, image.
-        live = ssm.StringListParameter.value_for_typed_list_parameter(
-            self, live_model_parameter(settings), ssm.ParameterValueType.STRING
-        )
+        live = ssm.StringListParameter.value_for_typed_list_parameter(self, data.live_model.name, ssm.ParameterValueType.STRING)
         # No physical names: CloudFormation must be able to replace a model and a configuration.
         model = sagemaker.CfnModel(
             self,
             "Model",
             execution_role_arn=role.role_arn,
-            primary_container=_lower_camel(container(cdk.Fn.select(2, live), cdk.Fn.select(1, live))),
+            primary_container=_lower_camel(container(settings, cdk.Fn.select(2, live), cdk.Fn.select(1, live))),
         )
         # The role's policy must be there before SageMaker fetches the model with it.
         model.node.add_dependency(role)
         config = sagemaker.CfnEndpointConfig(
             self,
             "EndpointConfig",
-            production_variants=[
-                {**_lower_camel(production_variant(settings.serving)), "modelName": model.attr_model_name}  # type: ignore[list-item]
-            ],
+            production_variants=[{**_lower_camel(production_variant(settings.serving)), "modelName": model.attr_model_name}],
         )
         alarms = self._rollback_alarms(settings, data)
         deployment_config = rollout(settings).get("DeploymentConfig")
@@ -94,12 +110,25 @@ class ServingStack(cdk.Stack):
             endpoint_name=settings.prefix,
             endpoint_config_name=config.attr_endpoint_config_name,
             retain_all_variant_properties=True,
+            # A canary may be at most half of the new fleet: an endpoint that retained its one instance would be refused it, as
+            # when min_instances is raised and the canary switched on. With one, a deploy starts from min_instances.
+            exclude_retained_variant_properties=(
+                [sagemaker.CfnEndpoint.VariantPropertyProperty(variant_property_type="DesiredInstanceCount")]
+                if deployment_config
+                else None
+            ),
             deployment_config=_lower_camel(deployment_config) if deployment_config else None,
         )
         for alarm in alarms:
             endpoint.node.add_dependency(alarm)
+        guarded = {"EndpointConfig": config.attr_endpoint_config_name, "DeploymentConfig": deployment_config or {}}
+        guard = ReleaseGuard(self, "ReleaseGuard", settings=settings, releases=data.releases, guarded=guarded)
+        endpoint.node.add_dependency(guard.resource)
+        if clean_up:
+            # When the stack is deleted the endpoint goes first, then what releases made for it.
+            endpoint.node.add_dependency(clean_up.resource)
         self._scale(settings, endpoint)
-        return config
+        return model, config
 
     def _scale(self, settings: Settings, endpoint: sagemaker.CfnEndpoint) -> None:
         serving = settings.serving
@@ -138,7 +167,11 @@ class ServingStack(cdk.Stack):
                 self,
                 "Errors",
                 alarm_name=errors,
-                alarm_description="The endpoint answers with server errors; an update under way is rolled back",
+                alarm_description=told(
+                    "The endpoint answers with server errors; an update under way is rolled back",
+                    "endpoint-errors",
+                    settings.alerts,
+                ),
                 metric=metric("Invocation5XXErrors", "Sum"),
                 threshold=3,
                 evaluation_periods=2,
@@ -148,7 +181,11 @@ class ServingStack(cdk.Stack):
                 self,
                 "Latency",
                 alarm_name=latency,
-                alarm_description="The slowest twentieth of the answers takes over five seconds; an update is rolled back",
+                alarm_description=told(
+                    "The slowest twentieth of the endpoint's answers takes over five seconds; an update is rolled back",
+                    "endpoint-latency",
+                    settings.alerts,
+                ),
                 metric=metric("ModelLatency", "p95"),
                 threshold=5_000_000,  # microseconds
                 evaluation_periods=3,
@@ -156,8 +193,91 @@ class ServingStack(cdk.Stack):
             ),
         ]
         for alarm in alarms:
-            alarm.add_alarm_action(cloudwatch_actions.SnsAction(data.topic))
+            alarm.add_alarm_action(cloudwatch_actions.SnsAction(data.topic.topic))
         return alarms
+
+    def _observed(self, settings: Settings, age: cloudwatch.Metric) -> Observed:
+        variant = {"EndpointName": settings.prefix, "VariantName": VARIANT}
+        releases = executions(self, f"{settings.prefix}-deploy")
+        graphs = [Graph(title="Releases", metrics=releases), Graph(title="Age of the live model, days", metrics=[age])]
+        watches = [
+            Watch(
+                name="release-failed",
+                says="A release failed or ran out of time",
+                metric=unsuccessful(releases),
+                above=0,
+            )
+        ]
+        if settings.alerts.model_age_days:
+            watches.append(
+                Watch(
+                    name="model-stale",
+                    says=f"The live model is older than {settings.alerts.model_age_days} days",
+                    metric=age,
+                    above=settings.alerts.model_age_days,
+                )
+            )
+        if not settings.serving.enabled:
+            return Observed(title="Serving", graphs=graphs, watches=watches)
+
+        def requests(name: str, statistic: str, label: str) -> cloudwatch.Metric:
+            return labelled("AWS/SageMaker", name, variant, statistic, label)
+
+        def instances(name: str, label: str, statistic: str = "Average") -> cloudwatch.Metric:
+            return labelled("/aws/sagemaker/Endpoints", name, variant, statistic, label)
+
+        graphs[:0] = [
+            Graph(
+                title="Calls of the endpoint",
+                metrics=[
+                    requests("Invocations", "Sum", "calls"),
+                    requests("Invocation4XXErrors", "Sum", "4xx"),
+                    requests("Invocation5XXErrors", "Sum", "5xx"),
+                ],
+                right=[requests("ConcurrentRequestsPerModel", "Maximum", "computed and waiting")],
+            ),
+            Graph(
+                title="Latency of the endpoint",
+                unit="µs",
+                metrics=[requests("ModelLatency", statistic, statistic) for statistic in ("p50", "p95", "p99")],
+                right=[requests("OverheadLatency", "p95", "p95 of SageMaker's own")],
+            ),
+            Graph(
+                title="Utilisation of an instance",
+                unit="%",
+                metrics=[
+                    instances("CPUUtilization", "CPU, 100 a core"),
+                    instances("MemoryUtilization", "memory"),
+                    instances("GPUUtilization", "GPU, 100 each"),
+                    instances("GPUMemoryUtilization", "GPU memory, 100 each"),
+                ],
+            ),
+        ]
+        watches.append(
+            Watch(
+                name="endpoint-silent",
+                says="No instance of the endpoint reports that it runs",
+                # There is no metric of healthy instances; each that runs reports what it uses, once a minute.
+                # https://docs.aws.amazon.com/sagemaker/latest/dg/monitoring-cloudwatch.html
+                metric=instances("CPUUtilization", "reports", "SampleCount"),
+                below=1,
+                periods=2,
+                silence_is_wrong=True,
+            )
+        )
+        log = logs.LogGroup.from_log_group_name(self, "EndpointLog", f"/aws/sagemaker/Endpoints/{settings.prefix}")
+        failures = Query(
+            name="What the containers warn of",
+            log_groups=[log],
+            text=[
+                "fields @timestamp, @logStream, @message",
+                "filter @message like /(?i)error|warn/",
+                "sort @timestamp desc",
+                "limit 100",
+            ],
+        )
+        alarms = alarm_names(settings)
+        return Observed(title="Serving", graphs=graphs, watches=watches, queries=[failures], alarms=alarms)
 
     def _start_on_approval(self, settings: Settings, deployment: Deployment) -> None:
         rule = events.Rule(
@@ -167,7 +287,17 @@ class ServingStack(cdk.Stack):
             event_pattern=events.EventPattern(
                 source=["aws.sagemaker"],
                 detail_type=["SageMaker Model Package State Change"],
-                detail={"ModelPackageGroupName": [settings.prefix], "ModelApprovalStatus": ["Approved"]},
+                detail={
+                    "ModelPackageGroupName": [settings.prefix],
+                    "ModelApprovalStatus": ["Approved"],
+                    # Editing an approved package's metadata raises the event again, with "Approved" in it: what counts is that
+                    # the status is what changed, or that the package is new. The field says so in AWS's own sample:
+                    # https://github.com/aws/CICD-for-SageMakerUnifiedStudio (Deploy trigger behavior)
+                    "$or": [
+                        {"UpdatedModelPackageFields": ["ModelApprovalStatus"]},
+                        {"UpdatedModelPackageFields": [{"exists": False}]},
+                    ],
+                },
             ),
         )
         package = events.EventField.from_path("$.detail.ModelPackageArn")
@@ -175,9 +305,31 @@ class ServingStack(cdk.Stack):
             targets.SfnStateMachine(deployment.machine, input=events.RuleTargetInput.from_object({"model_package": package}))
         )
 
+    def _look_after_every_change(self, settings: Settings, deployment: Deployment) -> None:
+        """Whoever changed the endpoint, the deploy state machine looks whether it runs the recorded model now."""
+        rule = events.Rule(
+            self,
+            "EndpointChanged",
+            description="The endpoint is in service again: does it run the recorded model?",
+            event_pattern=events.EventPattern(
+                source=["aws.sagemaker"],
+                detail_type=["SageMaker Endpoint State Change"],
+                # The page's example spells the status in capitals, the API's reference doesn't.
+                # https://docs.aws.amazon.com/sagemaker/latest/dg/automating-sagemaker-with-eventbridge.html
+                detail={"EndpointName": [settings.prefix], "EndpointStatus": ["IN_SERVICE", "InService"]},
+            ),
+        )
+        look = events.RuleTargetInput.from_object({"model_package": "live"})
+        rule.add_target(targets.SfnStateMachine(deployment.machine, input=look))
 
-def _lower_camel(value):
+
+def _lower_camel(values: Mapping[str, Any]) -> dict[str, Any]:
     """Turn the API's names (``VariantName``) into the CDK's (``variantName``), all the way down."""
+    # A container's variables have the user's names, not the API's.
+    return {key[0].lower() + key[1:]: item if key == "Environment" else _renamed(item) for key, item in values.items()}
+
+
+def _renamed(value: object) -> object:
     if isinstance(value, dict):
-        return {key[0].lower() + key[1:]: _lower_camel(item) for key, item in value.items()}
-    return [_lower_camel(item) for item in value] if isinstance(value, list) else value
+        return _lower_camel(value)
+    return [_renamed(item) for item in value] if isinstance(value, list) else value

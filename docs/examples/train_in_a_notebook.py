@@ -18,7 +18,7 @@ STAGE, RUN = sys.argv[1:3]
 
 # %% The state machine's own training job, with a field of its own; the log is shown until it ends
 job = notebook.train(STAGE, RUN, hyperparameters={"epochs": 1}, instance_count=1)
-model = job.model_artifacts.s3_model_artifacts
+model = job.model_artifacts.s3_model_artifacts.rstrip("/") + "/"  # SageMaker may give it without the slash that a prefix needs
 
 # %% What the training says of itself
 stage = Stage.connect(STAGE, Project.find())

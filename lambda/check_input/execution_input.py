@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from ko_reranker.data.errors import PipelineError
+from ko_reranker.instances import refusal
+from ko_reranker.languages import find
+from ko_reranker.recipes import RecipeError, changed
+from ko_reranker.retraining.run import Run
 
 # SageMaker names are at most 63 characters, and a job adds at most nine (-eval-0-0) to its run's name.
 _JOB_NAME_LENGTH = 54
@@ -25,14 +29,14 @@ class Defaults:
     Attributes:
         bucket: the data bucket, which `base_model` may name as ``{data_bucket}``.
         job_name_prefix: begins every job's name, so that IAM can tell them apart.
-        recipes: the recipes in the image.
+        recipes: the values of each recipe in the image, by its name.
         max_training_hours: the longest a training job may run.
         max_instances: the most training instances an input may ask for.
     """
 
     bucket: str
     job_name_prefix: str
-    recipes: tuple[str, ...]
+    recipes: Mapping[str, Mapping[str, Any]]
     max_training_hours: float
     max_instances: int
     dev_fraction: float
@@ -51,13 +55,9 @@ class Defaults:
     mine_negatives: bool
     approval: str
 
-    @classmethod
-    def from_json(cls, row: dict[str, Any]) -> Defaults:
-        return cls(**{**{field.name: row[field.name] for field in fields(cls)}, "recipes": tuple(row["recipes"])})
 
-
-def resolve(given: Any, execution: str, defaults: Defaults) -> dict[str, Any]:
-    """Return the request that every later state reads.
+def resolve(given: Any, execution: str, defaults: Defaults) -> Run:
+    """Return the run that the input asks for.
 
     Args:
         given: the execution input, ``{}`` for all defaults.
@@ -83,28 +83,22 @@ def resolve(given: Any, execution: str, defaults: Defaults) -> dict[str, Any]:
         except ValueError as error:
             problems.append(f"{name} {error}")
     if not problems:
+        request["base_model"] = request["base_model"].replace("{data_bucket}", defaults.bucket)
         problems += _together(request, defaults)
     if problems:
         raise PipelineError("the execution input is not valid: " + "; ".join(problems))
     own_name = run_name(execution, _JOB_NAME_LENGTH - len(defaults.job_name_prefix))
     # A continued run keeps its folder, and with it its checkpoints; its jobs are new and need names of their own.
-    run = request.pop("continue_run") or own_name
-    request["base_model"] = request["base_model"].replace("{data_bucket}", defaults.bucket)
-    return request | {
-        "run": run,
-        "prefix": f"runs/{run}",
-        "job_name": f"{defaults.job_name_prefix}{own_name}",
-        "translate": request["source_language"] != request["target_language"],
-        "dev_fraction": defaults.dev_fraction,
-        "max_rejected_fraction": defaults.max_rejected_fraction,
-        # SageMaker wants strings; the recipe and the model to start from are hyperparameters like the rest.
-        "hyperparameters": {
-            **request["hyperparameters"],
-            "recipe": request["recipe"],
-            "base_model": request["base_model"],
-        },
-        "stopping_condition": _stopping_condition(defaults.max_training_hours, request["use_spot"]),
-    }
+    continued = request.pop("continue_run")
+    return Run(
+        **request | {"hyperparameters": _all_hyperparameters(request)},
+        name=continued or own_name,
+        continues=continued is not None,
+        job_name=f"{defaults.job_name_prefix}{own_name}",
+        dev_fraction=defaults.dev_fraction,
+        max_rejected_fraction=defaults.max_rejected_fraction,
+        stopping_condition=_stopping_condition(defaults.max_training_hours, request["use_spot"]),
+    )
 
 
 def run_name(execution: str, max_length: int) -> str:
@@ -124,14 +118,24 @@ def _stopping_condition(hours: float, use_spot: bool) -> dict[str, int]:
 
 def _together(request: dict[str, Any], defaults: Defaults) -> list[str]:
     problems = []
-    if request["recipe"] not in defaults.recipes:
-        problems.append(f"recipe must be one of {', '.join(defaults.recipes)}, is {request['recipe']!r}")
     if request["instance_count"] > defaults.max_instances:
         problems.append(f"instance_count must be at most {defaults.max_instances} (training.max_instances in cdk.json)")
+    try:
+        recipe = changed(defaults.recipes, _all_hyperparameters(request))
+    except RecipeError as error:
+        problems.append(str(error).removesuffix("."))
+    else:
+        if refused := refusal(request["instance_type"], recipe.precision):
+            problems.append(f"instance_type and precision don't go together: {refused}")
     clash = sorted({"recipe", "base_model"} & set(request["hyperparameters"]))
     if clash:
         problems.append(f"{', '.join(clash)} belongs in the input itself, not in hyperparameters")
     return problems
+
+
+def _all_hyperparameters(request: dict[str, Any]) -> dict[str, str]:
+    """Those of the training job: the recipe and the model to start from are hyperparameters like the rest."""
+    return {**request["hyperparameters"], "recipe": request["recipe"], "base_model": request["base_model"]}
 
 
 def _matching(pattern: re.Pattern[str], example: str) -> Callable[[Any], str]:
@@ -143,11 +147,17 @@ def _matching(pattern: re.Pattern[str], example: str) -> Callable[[Any], str]:
     return check
 
 
+def _target_language(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"must be a language's code, is {value!r}")
+    return find(value).code
+
+
 def _one_of(*allowed: str) -> Callable[[Any], str]:
     def check(value: Any) -> str:
         if value not in allowed:
             raise ValueError(f"must be one of {', '.join(allowed)}, is {value!r}")
-        return value
+        return str(value)
 
     return check
 
@@ -194,7 +204,7 @@ _FIXED_DEFAULTS: dict[str, Any] = {"dry_run": False, "hyperparameters": {}}
 _CHECKS: dict[str, Callable[[Any], Any]] = {
     "dataset": _matching(_DATASET, "msmarco-2024 (a folder under raw/)"),
     "source_language": _matching(_LANGUAGE, "en"),
-    "target_language": _matching(_LANGUAGE, "ko"),
+    "target_language": _target_language,
     "max_translation_usd": _dollars,
     "dry_run": _boolean,
     "formality": _one_of("FORMAL", "INFORMAL"),

@@ -6,18 +6,16 @@ import json
 from typing import Any
 
 import boto3
-from decision import Gate, Requirement, decide
 
 from ko_reranker.data.environment import require
 from ko_reranker.data.store import Store
+from ko_reranker.embedded_metrics import MetricLine
+from ko_reranker.retraining.gate import Gate, decide
 
 S3 = boto3.client("s3")
 STORE = Store(S3, require("DATA_BUCKET"))
-GATE = Gate(
-    metric=require("GATE_METRIC"),
-    must_beat={name: Requirement(**asked) for name, asked in json.loads(require("GATE_MUST_BEAT")).items()},
-    min_queries=int(require("GATE_MIN_QUERIES")),
-)
+GATE = Gate.from_json(json.loads(require("GATE")))
+NAMESPACE, ENDPOINT = require("METRICS_NAMESPACE"), require("ENDPOINT_NAME")
 
 
 def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
@@ -25,6 +23,10 @@ def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
     key = f"{event['prefix']}/evaluation/report.html"
     decision = decide(metrics, GATE)
     report, link = STORE.uri(key), _link(key)
+    for row, score in decision["scores"].items():
+        line = MetricLine(NAMESPACE, {"endpoint": ENDPOINT, "row": row, "passed": decision["passed"], "report": report})
+        line.add({f"evaluation_{GATE.metric}": ("None", score)}, ["endpoint", "row"])
+        line.write()
     return decision | {"report": report, "link": link, "reason": f"{decision['message']} Report: {link}"}
 
 

@@ -9,9 +9,10 @@ from joining import join
 
 from ko_reranker.data.environment import require
 from ko_reranker.data.store import Store
+from ko_reranker.retraining.run import Run
 
 STORE = Store(boto3.client("s3"), require("DATA_BUCKET"))
 
 
 def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
-    return join(event["request"], STORE)
+    return join(Run.from_json(event["request"]), STORE)

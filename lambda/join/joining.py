@@ -1,9 +1,9 @@
 """Joining translations with the records they came from.
 
 Every record of the dataset comes out exactly once: in train, in dev, in quarantine with its reason, or among the duplicates
-with the place of the record it repeats. Memory stays bounded whatever the texts' size: translations lie in a file, and records
-stream past three times. The first pass translates and ties groups, the second splits and drops negatives that are positives,
-the third fills records that have no negatives from a sample of their own split.
+with where the record stands that it repeats. Memory stays bounded whatever the texts' size: translations lie in a file, and
+records stream past three times. The first pass translates and ties groups, the second splits and drops negatives that are
+positives, the third fills records that have no negatives from a sample of their own split.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ from ko_reranker.data.negatives import fill_negatives
 from ko_reranker.data.records import RecordError, TrainingRecord, parse_record
 from ko_reranker.data.splits import Groups, Split, fingerprint, split_of
 from ko_reranker.data.store import Store, StoredObject
-from ko_reranker.data.translation.texts import TranslationSettings
+from ko_reranker.retraining.continuing import changed_source
+from ko_reranker.retraining.run import Run
 
 SPLITS: tuple[Split, ...] = ("train", "dev")
 # Random negatives are drawn from a sample this large of each split's passages.
@@ -63,11 +64,11 @@ class _Work:
     pools: dict[Split, Reservoir] = field(default_factory=lambda: {split: Reservoir(_POOL, _SEED) for split in SPLITS})
 
 
-def join(request: dict[str, Any], store: Store) -> dict[str, Any]:
+def join(run: Run, store: Store) -> dict[str, Any]:
     """Write the dataset of a run, its quarantine and its manifest.
 
     Args:
-        request: the resolved request.
+        run: what to join.
         store: the data bucket.
 
     Returns:
@@ -77,16 +78,15 @@ def join(request: dict[str, Any], store: Store) -> dict[str, Any]:
         PipelineError: when the dataset changed since it was planned, when more records were rejected than
             ``max_rejected_fraction`` allows, or when a split came out empty.
     """
-    prefix = request["prefix"]
-    sources = _planned_sources(request, store)
-    settings = TranslationSettings.of(request) if request["translate"] else None
+    prefix = run.prefix
+    sources = _planned_sources(run, store)
     with TemporaryDirectory() as name:
-        work = _Work(Path(name), Groups(request["dev_fraction"]))
-        with closing(Translations(work.folder, store, prefix, settings)) as translations:
+        work = _Work(Path(name), Groups(run.dev_fraction))
+        with closing(Translations(work.folder, store, prefix, run.translation if run.translates else None)) as translations:
             _translate_records(sources, store, translations, work)
         _split_records(work)
         quarantine = _upload_quarantine(work.folder, store, prefix)
-        _refuse_too_many(request, work, store.uri(f"{prefix}/quarantine/") if quarantine else "")
+        _refuse_too_many(run, work, store.uri(f"{prefix}/quarantine/") if quarantine else "")
         digests = {split: _fill_and_upload(split, work, store, prefix) for split in SPLITS}
     counts = work.counts
     sizes = work.groups.sizes()
@@ -104,7 +104,7 @@ def join(request: dict[str, Any], store: Store) -> dict[str, Any]:
         "rejection_reasons": dict(work.reasons.most_common(20)),
         "dropped_positives": counts["dropped_positives"],
         "split": {
-            "dev_fraction": request["dev_fraction"],
+            "dev_fraction": run.dev_fraction,
             "groups": sum(sizes.values()),
             "largest_group": max(sizes),
             "records_on_the_side_of_their_group": counts["moved"],
@@ -113,20 +113,19 @@ def join(request: dict[str, Any], store: Store) -> dict[str, Any]:
         "sources": [
             {"key": item.key, "bytes": item.size, "etag": item.etag, "version": store.version(item.key)} for item in sources
         ],
-        "request": request,
+        "request": run.to_json(),
     }
     store.write_json(f"{prefix}/dataset/manifest.json", manifest)
     return summary | {"dataset_uri": store.uri(f"{prefix}/dataset/")}
 
 
-def _planned_sources(request: dict[str, Any], store: Store) -> list[StoredObject]:
+def _planned_sources(run: Run, store: Store) -> list[StoredObject]:
     """The objects of the dataset, as long as they are what was planned and translated."""
-    sources = store.datasets(f"raw/{request['dataset']}/")
-    planned = {row["key"]: row["etag"] for row in store.read_json(f"{request['prefix']}/plan.json")["sources"]}
-    changed = sorted(planned.items() ^ {item.key: item.etag for item in sources}.items())
+    sources, _ = store.datasets(f"raw/{run.dataset}/")
+    changed = changed_source(sources, store.read_json(f"{run.prefix}/plan.json")["sources"])
     if changed:
         raise PipelineError(
-            f"{store.uri(changed[0][0])} was added, removed or changed since this run was planned: start a new execution "
+            f"{store.uri(changed)} was added, removed or changed since this run was planned: start a new execution "
             "(what is translated is not paid for again)"
         )
     return sources
@@ -156,9 +155,9 @@ def _translate_records(sources: list[StoredObject], store: Store, translations: 
                         where = f"repeats line {first & 0xFFFFFFFF} of {sources[first >> 32].key}"
                         _quarantine(work.folder, item.key, line, source, RecordError("record", where), "duplicates")
                         continue
-                    handle = work.groups.add(source.query, record.query, record.positives)  # type: ignore[union-attr]
+                    handle = work.groups.add(source.query, record.query, record.positives)
                     work.answers.update(fingerprint(record.query, positive) for positive in record.positives)
-                    own = split_of(source.query, work.groups.dev_fraction)  # type: ignore[union-attr]
+                    own = split_of(source.query, work.groups.dev_fraction)
                     out.write(b"%d %s " % (handle, own.encode()) + dump_line(record.to_json()))
             except DamagedFile as error:
                 raise PipelineError(f"{error}: upload {store.uri(item.key)} again") from None
@@ -167,15 +166,15 @@ def _translate_records(sources: list[StoredObject], store: Store, translations: 
 
 def _without_repetitions(record: TrainingRecord, counts: Counter[str]) -> TrainingRecord:
     """A record whose positives are all different; its teacher's scores stay with their passages."""
-    places = list({fingerprint(text): place for place, text in reversed(list(enumerate(record.positives)))}.values())[::-1]
-    if len(places) == len(record.positives):
+    indexes = list({fingerprint(text): index for index, text in reversed(list(enumerate(record.positives)))}.values())[::-1]
+    if len(indexes) == len(record.positives):
         return record
-    counts["dropped_positives"] += len(record.positives) - len(places)
+    counts["dropped_positives"] += len(record.positives) - len(indexes)
     scores = record.positive_scores
     return replace(
         record,
-        positives=tuple(record.positives[place] for place in places),
-        positive_scores=scores and tuple(scores[place] for place in places),
+        positives=tuple(record.positives[index] for index in indexes),
+        positive_scores=scores and tuple(scores[index] for index in indexes),
     )
 
 
@@ -225,40 +224,33 @@ def _split_records(work: _Work) -> None:
 
 
 def _without_false_negatives(record: TrainingRecord, work: _Work) -> TrainingRecord:
-    """A record without negatives that answer its query in this or another record, or that it holds twice."""
-    seen: set[int] = set()
-    places = []
-    for place, text in enumerate(record.negatives):
-        print_of_text = fingerprint(text)
-        if print_of_text not in seen and fingerprint(record.query, text) not in work.answers:
-            places.append(place)
-        seen.add(print_of_text)
-    if len(places) == len(record.negatives):
-        return record
-    work.counts["dropped_negatives"] += len(record.negatives) - len(places)
-    scores = record.negative_scores
-    return replace(
-        record,
-        negatives=tuple(record.negatives[place] for place in places),
-        negative_scores=scores and tuple(scores[place] for place in places),
-    )
+    """A record without negatives that answer its query in this or another record, are its query, or stand there twice."""
+    seen = {fingerprint(record.query)}
+    indexes = []
+    for index, text in enumerate(record.negatives):
+        own = fingerprint(text)
+        if own not in seen and fingerprint(record.query, text) not in work.answers:
+            indexes.append(index)
+        seen.add(own)
+    work.counts["dropped_negatives"] += len(record.negatives) - len(indexes)
+    return record.with_negatives_at(indexes)
 
 
-def _refuse_too_many(request: dict[str, Any], work: _Work, quarantine: str) -> None:
+def _refuse_too_many(run: Run, work: _Work, quarantine: str) -> None:
     counts = work.counts
     total = counts["train"] + counts["dev"] + counts["rejected"]
     share = counts["rejected"] / total if total else 0.0
-    if share > request["max_rejected_fraction"]:
+    if share > run.max_rejected_fraction:
         reason, times = work.reasons.most_common(1)[0]
         raise PipelineError(
             f"{counts['rejected']} of {total} records were rejected, {share:.1%}, and max_rejected_fraction allows "
-            f"{request['max_rejected_fraction']:.1%}; most often ({times} times) because {reason}. Each one stands with its "
+            f"{run.max_rejected_fraction:.1%}; most often ({times} times) because {reason}. Each one stands with its "
             f"file, line and reason in {quarantine}"
         )
     for split in SPLITS:
         if not counts[split]:
             raise PipelineError(
-                f"the {split} split is empty: {total} records with dev_fraction {request['dev_fraction']} are too few, or too "
+                f"the {split} split is empty: {total} records with dev_fraction {run.dev_fraction} are too few, or too "
                 "many of them are tied to each other by shared queries and positives"
             )
 

@@ -13,9 +13,10 @@ from typing import BinaryIO
 from ko_reranker.data.records import RecordError, TrainingRecord
 from ko_reranker.data.store import Store
 from ko_reranker.data.translation.texts import TranslationSettings
+from ko_reranker.text import is_blank
 
-# A line's place in the file takes the lower bits of an entry, the start of its key the upper ones.
-_PLACE_BITS = 40
+# A line's offset in the file takes the lower bits of an entry, the start of its key the upper ones.
+_OFFSET_BITS = 40
 
 
 class Translations:
@@ -32,7 +33,7 @@ class Translations:
         self.counts: Counter[str] = Counter()
         self.kept: Counter[str] = Counter()
         self._settings = settings
-        self._keys, self._places = array("Q"), array("Q")
+        self._keys, self._offsets = array("Q"), array("Q")
         self._file: BinaryIO | None = None
         self._path = folder / "translations.jsonl"
         if settings is not None:
@@ -40,9 +41,9 @@ class Translations:
 
     def _load(self, folder: Path, store: Store, prefix: str) -> None:
         entries: list[int] = []
-        place = 0
+        offset = 0
         with self._path.open("wb") as out:
-            for item in store.list(f"{prefix}/translated/"):
+            for item in store.objects(f"{prefix}/translated/"):
                 if item.key.endswith(".counts.json"):
                     self.counts.update(store.read_json(item.key))
                     continue
@@ -51,13 +52,13 @@ class Translations:
                 with part.open("rb") as lines:
                     for line in lines:
                         # Every row begins {"id":"<64 hexadecimal digits>"
-                        entries.append(int(line[7:23], 16) << _PLACE_BITS | place)
+                        entries.append(int(line[7:23], 16) << _OFFSET_BITS | offset)
                         out.write(line)
-                        place += len(line)
+                        offset += len(line)
                 part.unlink()
         entries.sort()
-        self._keys = array("Q", (entry >> _PLACE_BITS for entry in entries))
-        self._places = array("Q", (entry & ((1 << _PLACE_BITS) - 1) for entry in entries))
+        self._keys = array("Q", (entry >> _OFFSET_BITS for entry in entries))
+        self._offsets = array("Q", (entry & ((1 << _OFFSET_BITS) - 1) for entry in entries))
         # Read, not mapped: a mapped file would count as the function's memory.
         self._file = self._path.open("rb")
 
@@ -77,6 +78,8 @@ class Translations:
         for row in self._rows(self._settings.key(text)):
             # Two invocations of one shard may both have left a row; the one that succeeded counts.
             if "text" in row:
+                if is_blank(row["text"]):
+                    raise RecordError(where, "could not be translated: came back empty")
                 return row["text"]
             error = row["error"]
         raise RecordError(
@@ -102,7 +105,7 @@ class Translations:
         index = bisect_left(self._keys, start)
         rows = []
         while index < len(self._keys) and self._keys[index] == start and self._file is not None:
-            self._file.seek(self._places[index])
+            self._file.seek(self._offsets[index])
             row = json.loads(self._file.readline())
             if row["id"] == key:
                 rows.append(row)

@@ -11,6 +11,7 @@ from planning import LOOK_UPS, Prices, plan
 from ko_reranker.data.environment import require
 from ko_reranker.data.store import Store
 from ko_reranker.data.translation.memory import TranslationMemory
+from ko_reranker.retraining.run import Run
 
 STORE = Store(boto3.client("s3"), require("DATA_BUCKET"))
 MEMORY = TranslationMemory(
@@ -24,4 +25,4 @@ PRICES = Prices(
 
 
 def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
-    return plan(event["request"], STORE, MEMORY, PRICES, context.get_remaining_time_in_millis)
+    return plan(Run.from_json(event["request"]), STORE, MEMORY, PRICES, context.get_remaining_time_in_millis)

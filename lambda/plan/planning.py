@@ -17,15 +17,19 @@ from typing import Any
 from ko_reranker.data.errors import PipelineError
 from ko_reranker.data.jsonl import DamagedFile, dump_line
 from ko_reranker.data.records import TrainingRecord
-from ko_reranker.data.store import Store, StoredObject
+from ko_reranker.data.store import Store, StoredObject, named
 from ko_reranker.data.survey import Survey, TextShards, finish_shard
 from ko_reranker.data.translation.memory import TranslationMemory
 from ko_reranker.data.translation.texts import TranslationSettings
+from ko_reranker.retraining.continuing import check_continuation
+from ko_reranker.retraining.run import Run
 
 # A Lambda may hold 1,024 files open, and every shard is one while the plan is made.
 _MAX_SHARDS = 500
 # JSON Lines of prose shrink to about a quarter.
 _GZIP_RATIO = 4
+# Names of objects that were not read in plan.json.
+_IGNORED_KEYS = 100
 # Look-ups in the translation memory at the same time.
 LOOK_UPS = 16
 _RESERVE_MILLISECONDS = 60_000
@@ -69,7 +73,7 @@ class Limits:
 
 
 def plan(
-    request: dict[str, Any],
+    run: Run,
     store: Store,
     memory: TranslationMemory,
     prices: Prices,
@@ -79,7 +83,7 @@ def plan(
     """Write the shards and ``plan.json`` of a run and return the plan's figures.
 
     Args:
-        request: the resolved request.
+        run: what to plan.
         store: the data bucket.
         memory: the translation memory.
         prices: of this account.
@@ -88,47 +92,52 @@ def plan(
 
     Raises:
         PipelineError: when the dataset has no objects, is larger than the limits, or holds more records that break the
-            contract than ``max_rejected_fraction`` allows.
+            contract than ``max_rejected_fraction`` allows; or when the run was planned before, and otherwise.
     """
     limits = limits or Limits()
-    sources = store.datasets(f"raw/{request['dataset']}/")
+    sources, ignored = store.datasets(f"raw/{run.dataset}/")
     size = sum(item.size * (_GZIP_RATIO if item.key.endswith(".gz") else 1) for item in sources)
     if size > limits.gigabytes * 1e9 or len(sources) > limits.objects:
         raise PipelineError(
-            f"the dataset {request['dataset']} has about {size / 1e9:.1f} GB in {len(sources):,} objects, and one planning "
+            f"the dataset {run.dataset} has about {size / 1e9:.1f} GB in {len(sources):,} objects, and one planning "
             f"function takes at most {limits} in its 15 minutes: {_ADVICE}"
         )
+    check_continuation(run, sources, store)
     survey, totals = Survey(), Counter[str]()
     shards: list[dict[str, Any]] = []
-    records = _records(request, sources, store, survey, limits, remaining_milliseconds)
+    records = _records(run, sources, store, survey, limits, remaining_milliseconds)
     with tempfile.TemporaryDirectory() as folder:
-        if request["translate"]:
-            settings = TranslationSettings.of(request)
+        if run.translates:
+            settings = run.translation
             count = min(max(1, -(-size // prices.shard_bytes)), _MAX_SHARDS)
             with TextShards(Path(folder), settings, count, survey) as texts:
                 for record in records:
                     texts.add(record)
-            _refuse_too_many(request, survey)
-            shards, totals = _finish_shards(request, texts.paths, settings, store, memory)
+            _refuse_too_many(run, survey)
+            shards, totals = _finish_shards(run, texts.paths, settings, store, memory)
         else:
             for _ in records:
                 pass
-            _refuse_too_many(request, survey)
-    figures = _figures(request, survey, totals, prices, len(shards))
+            _refuse_too_many(run, survey)
+    figures = _figures(run, survey, totals, prices, len(shards))
+    figures["ignored_objects"] = len(ignored)
+    if ignored:
+        figures["message"] += f". Not read, since only .jsonl and .jsonl.gz are: {named(ignored)}"
     details = {
+        "ignored_keys": ignored[:_IGNORED_KEYS],
         "rejected_examples": survey.examples,
         "rejection_reasons": dict(survey.reasons.most_common(20)),
         "prices": asdict(prices),
         "limits": asdict(limits),
-        "request": request,
+        "request": run.to_json(),
         "sources": [{"key": s.key, "bytes": s.size, "etag": s.etag} for s in sources],
     }
-    store.write_json(f"{request['prefix']}/plan.json", figures | details)
+    store.write_json(f"{run.prefix}/plan.json", figures | details)
     return figures
 
 
 def _records(
-    request: dict[str, Any],
+    run: Run,
     sources: list[StoredObject],
     store: Store,
     survey: Survey,
@@ -144,31 +153,31 @@ def _records(
                     count = survey.counts["records"]
                     if count > limits.records or (not count % 1_000 and remaining_milliseconds() < _RESERVE_MILLISECONDS):
                         raise PipelineError(
-                            f"the dataset {request['dataset']} has more than the {count - 1:,} records read so far, and one "
+                            f"the dataset {run.dataset} has more than the {count - 1:,} records read so far, and one "
                             f"planning function takes at most {limits} in its 15 minutes: {_ADVICE}"
                         )
             except DamagedFile as error:
                 raise PipelineError(f"{error}: upload {store.uri(item.key)} again") from None
 
 
-def _refuse_too_many(request: dict[str, Any], survey: Survey) -> None:
+def _refuse_too_many(run: Run, survey: Survey) -> None:
     """Stop a run that the join would stop, before it is paid for."""
     rejected = survey.counts["rejected_records"]
     total = rejected + survey.counts["records"]
     if not total:
-        raise PipelineError(f"the dataset {request['dataset']} holds no record: its objects are empty")
-    if rejected > request["max_rejected_fraction"] * total:
+        raise PipelineError(f"the dataset {run.dataset} holds no record: its objects are empty")
+    if rejected > run.max_rejected_fraction * total:
         first = survey.examples[0]
         reason, times = survey.reasons.most_common(1)[0]
         raise PipelineError(
             f"{rejected} of {total} records break the contract, {rejected / total:.1%}, and max_rejected_fraction allows "
-            f"{request['max_rejected_fraction']:.1%}; most often ({times} times) {reason}; the first is line "
+            f"{run.max_rejected_fraction:.1%}; most often ({times} times) {reason}; the first is line "
             f"{first['line']} of {first['file']}. Nothing was spent. `ko-reranker data validate FILE` lists them all"
         )
 
 
 def _finish_shards(
-    request: dict[str, Any], paths: list[Path], settings: TranslationSettings, store: Store, memory: TranslationMemory
+    run: Run, paths: list[Path], settings: TranslationSettings, store: Store, memory: TranslationMemory
 ) -> tuple[list[dict[str, Any]], Counter[str]]:
     shards: list[dict[str, Any]] = []
     totals: Counter[str] = Counter()
@@ -178,7 +187,7 @@ def _finish_shards(
             return None
         shard = path.with_suffix(".jsonl")
         counts = finish_shard(path, shard, settings, lambda keys: memory.known(keys, look_ups))
-        key = f"{request['prefix']}/shards/{shard.name}"
+        key = f"{run.prefix}/shards/{shard.name}"
         store.upload(shard, key)
         shard.unlink()
         return counts, key
@@ -190,17 +199,17 @@ def _finish_shards(
                 counts, key = result
                 totals += counts
                 shards.append({"shard": len(shards), "key": key, "texts": counts["distinct_texts"]})
-    store.write_lines(f"{request['prefix']}/shards/index.jsonl", b"".join(map(dump_line, shards)))
+    store.write_lines(f"{run.prefix}/shards/index.jsonl", b"".join(map(dump_line, shards)))
     return shards, totals
 
 
-def _figures(request: dict[str, Any], survey: Survey, totals: Counter[str], prices: Prices, shards: int) -> dict[str, Any]:
+def _figures(run: Run, survey: Survey, totals: Counter[str], prices: Prices, shards: int) -> dict[str, Any]:
     def dollars(characters: int) -> float:
         return characters / 1e6 * prices.usd_per_million_characters
 
     counts = survey.counts
     usd = dollars(totals["characters_to_translate"])
-    saved = counts["characters"] - totals["characters_to_translate"] if request["translate"] else 0
+    saved = counts["characters"] - totals["characters_to_translate"] if run.translates else 0
     figures: dict[str, Any] = {
         "records": counts["records"],
         "rejected_records": counts["rejected_records"],
@@ -218,15 +227,15 @@ def _figures(request: dict[str, Any], survey: Survey, totals: Counter[str], pric
         "usd_saved": round(max(0.0, dollars(saved)), 4),
         "expected_seconds": round(totals["characters_to_translate"] / prices.characters_per_second),
         "shards": shards,
-        "shards_key": f"{request['prefix']}/shards/index.jsonl",
-        "within_budget": usd <= request["max_translation_usd"],
+        "shards_key": f"{run.prefix}/shards/index.jsonl",
+        "within_budget": usd <= run.max_translation_usd,
     }
-    return figures | {"message": _message(request, figures)}
+    return figures | {"message": _message(run, figures)}
 
 
-def _message(request: dict[str, Any], figures: dict[str, Any]) -> str:
-    if not request["translate"]:
-        return f"{figures['records']} records are in {request['target_language']} already: nothing to translate"
+def _message(run: Run, figures: dict[str, Any]) -> str:
+    if not run.translates:
+        return f"{figures['records']} records are in {run.target_language} already: nothing to translate"
     estimate = (
         f"{figures['distinct_texts']} distinct texts in {figures['records']} records, {figures['known_texts']} of them known "
         f"already; {figures['characters_to_translate']} characters to translate in {figures['requests']} requests cost about "
@@ -235,7 +244,7 @@ def _message(request: dict[str, Any], figures: dict[str, Any]) -> str:
     if figures["within_budget"]:
         return estimate
     return (
-        f"{estimate}, more than max_translation_usd allows (${request['max_translation_usd']:.2f}): "
+        f"{estimate}, more than max_translation_usd allows (${run.max_translation_usd:.2f}): "
         "raise it in the execution input, or take a smaller dataset"
     )
 

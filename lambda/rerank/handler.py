@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
+from document_counts import CountsClient, DocumentCounts
 from model_endpoint import ModelEndpoint
 from reranking import Settings, answer
 from sagemaker_runtime import RuntimeClient
@@ -15,8 +16,10 @@ ENDPOINT = ModelEndpoint(
     RuntimeClient.from_environment(os.environ),
     documents_per_call=SETTINGS.documents_per_call,
     parallel_calls=SETTINGS.parallel_calls,
+    deadline_seconds=SETTINGS.deadline_seconds,
 )
+COUNTS = DocumentCounts(SETTINGS.counts_table, CountsClient.from_environment(os.environ)) if SETTINGS.counts_table else None
 
 
 def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
-    return answer(event, ENDPOINT, SETTINGS)
+    return answer(event, ENDPOINT, SETTINGS, COUNTS)

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from sagemaker_runtime import ConnectionFailed, EndpointError, RuntimeClient, TooSlow
+from sagemaker_runtime import ConnectionFailed, EndpointError, NotConnected, RuntimeClient, TooSlow
 
 from ko_reranker.protocol import (
     FACTS_REQUEST,
@@ -20,13 +20,17 @@ from ko_reranker.protocol import (
     encode_body,
 )
 from ko_reranker.protocol.dialects.logits import UnreadableAnswer, decode_answer, encode_request
+from ko_reranker.protocol.errors import invalid
 
-# API Gateway gives up after 29 seconds, callers expect an answer within 25.
+# API Gateway gives up after 29 seconds, callers expect an answer within 25; `api.deadline_seconds` says another.
 DEADLINE_SECONDS = 24.0
 
 # InvokeEndpoint's own limit, and how much of it a part may take: its JSON has quotes, commas and the query besides.
 MAX_CALL_BYTES = 6_000_000
 _PART_BYTES = 5_000_000
+
+# Characters that a query may come to which is repeated in every part: a small request must not become many large ones.
+_MOST_REPEATED = 2_000_000
 
 _FACTS_SECONDS = 60.0
 
@@ -78,23 +82,33 @@ class ModelEndpoint:
         self._deadline_seconds = deadline_seconds
         self._facts: tuple[float, ServiceFacts] | None = None
 
-    def score(self, request: RerankRequest, request_id: str, *, on_call: Callable[[], None]) -> RerankResult:
+    def score(
+        self, request: RerankRequest, request_id: str, *, on_call: Callable[[], None], since: float | None = None
+    ) -> RerankResult:
         """Return the logits of a request.
 
         Args:
             request: what to score.
             request_id: shown in the container's log, too.
             on_call: called for every call that leaves.
+            since: when its time began, on the clock of `time.monotonic`; None for now.
 
         Raises:
             ProtocolError: when there is no answer.
         """
-        deadline = time.monotonic() + self._deadline_seconds
+        deadline = (time.monotonic() if since is None else since) + self._deadline_seconds
+        request, places = request.distinct()
         parts = [
             request.part(indexes) if len(indexes) < len(request.documents) else request for indexes in self._split(request)
         ]
+        if len(request.queries) == 1 and (len(parts) - 1) * len(request.queries[0]) > _MOST_REPEATED:
+            raise invalid(
+                "query", f"is too long to be sent with each of {len(parts)} parts: shorten it, or send fewer documents"
+            )
         # Written before any is sent: what can't be sent is refused before it costs anything.
         bodies = [_body(part) for part in parts]
+        if len(parts) > 1 and self.facts(request_id, on_call=on_call, deadline=deadline).whole:
+            parts, bodies = [request], [_body(request)]
 
         def call(place: int) -> RerankResult:
             answer = self._call(bodies[place], request_id, deadline, on_call)
@@ -103,19 +117,27 @@ class ModelEndpoint:
             except UnreadableAnswer as error:
                 raise UpstreamError(_defect(), f"unreadable answer: {error}") from None
 
-        if len(parts) == 1:
-            return call(0)
-        return RerankResult.joined(_in_parallel(call, len(parts), self._parallel_calls))
+        results = [call(0)] if len(parts) == 1 else _in_parallel(call, len(parts), self._parallel_calls)
+        if len(parts) > 1 and not all(result.absolute for result in results):
+            self._facts = None
+            raise UpstreamError(busy("another model has just taken over", _RETRY_BUSY), "split for a model that ranks whole")
+        return RerankResult.joined(results).spread(places)
 
-    def facts(self, request_id: str, *, on_call: Callable[[], None]) -> ServiceFacts:
+    def facts(self, request_id: str, *, on_call: Callable[[], None], deadline: float | None = None) -> ServiceFacts:
         """Return what is served, at most a minute old.
+
+        Args:
+            request_id: shown in the container's log, too.
+            on_call: called for the call, if one leaves.
+            deadline: on the clock of `time.monotonic`; None for a request's whole time from now.
 
         Raises:
             ProtocolError: when the endpoint doesn't answer.
         """
         now = time.monotonic()
         if self._facts is None or now - self._facts[0] > _FACTS_SECONDS:
-            answer = self._call(encode_body(FACTS_REQUEST), request_id, now + self._deadline_seconds, on_call)
+            deadline = now + self._deadline_seconds if deadline is None else deadline
+            answer = self._call(encode_body(FACTS_REQUEST), request_id, deadline, on_call)
             try:
                 self._facts = now, ServiceFacts.decode(answer)
             except ValueError as error:
@@ -144,6 +166,10 @@ class ModelEndpoint:
             raise translate(error) from None
         except TooSlow as error:
             raise UpstreamError(_slow(), str(error)) from None
+        except NotConnected as error:
+            # Nothing was sent, so it is worth another try; 503 would make clients try thirty times.
+            shown = _unreachable() if error.outage else busy("the model is busy, it took no connection in time", _RETRY_SLOW)
+            raise UpstreamError(shown, str(error)) from None
         except ConnectionFailed as error:
             raise UpstreamError(_unreachable(), str(error)) from None
         try:

@@ -5,11 +5,11 @@ It says how much and how long, never what: no query, no document, no key.
 
 from __future__ import annotations
 
-import json
 import time
 import traceback
 from typing import Any
 
+from ko_reranker.embedded_metrics import MetricLine
 from ko_reranker.protocol import ProtocolError, RerankRequest, RerankResult
 
 _MILLISECONDS, _COUNT = "Milliseconds", "Count"
@@ -27,6 +27,7 @@ class Report:
     def __init__(self, namespace: str, endpoint: str, request_id: str) -> None:
         self.request_id = request_id
         self.upstream_milliseconds: float | None = None
+        self.count_milliseconds: float | None = None
         self._namespace = namespace
         self._endpoint = endpoint
         self._started = time.perf_counter()
@@ -45,6 +46,11 @@ class Report:
     def count_call(self) -> None:
         """Note a call to the endpoint."""
         self._upstream_calls += 1
+
+    def uncounted(self, cause: str) -> None:
+        """Note that the table of counts gave no answer, and the request went on without it."""
+        self._facts["uncounted_cause"] = cause
+        self._metrics["uncounted"] = (_COUNT, 1)
 
     def result(self, result: RerankResult) -> None:
         """Note what was answered."""
@@ -69,23 +75,16 @@ class Report:
         if self.upstream_milliseconds is not None:
             metrics["upstream_latency"] = (_MILLISECONDS, round(self.upstream_milliseconds, 1))
             metrics["upstream_calls"] = (_COUNT, self._upstream_calls)
-        directives = [self._directive(metrics, ["endpoint"])]
+        if self.count_milliseconds is not None:
+            metrics["count_latency"] = (_MILLISECONDS, round(self.count_milliseconds, 1))
+        line = MetricLine(
+            self._namespace,
+            {"request_id": self.request_id, "endpoint": self._endpoint, "status": self._status, **self._facts},
+        )
+        line.add(metrics, ["endpoint"])
         if self._status != 200:
-            metrics["errors"] = (_COUNT, 1)
-            directives.append(self._directive({"errors": metrics["errors"]}, ["endpoint"], ["endpoint", "error_type"]))
-        line = {
-            "_aws": {"Timestamp": int(time.time() * 1000), "CloudWatchMetrics": directives},
-            "request_id": self.request_id,
-            "endpoint": self._endpoint,
-            "status": self._status,
-            **self._facts,
-            **{name: value for name, (_, value) in metrics.items()},
-        }
-        print(json.dumps(line))
-
-    def _directive(self, metrics: dict[str, tuple[str, float]], *dimensions: list[str]) -> dict[str, Any]:
-        named = [{"Name": name, "Unit": unit} for name, (unit, _) in metrics.items()]
-        return {"Namespace": self._namespace, "Dimensions": list(dimensions), "Metrics": named}
+            line.add({"errors": (_COUNT, 1)}, ["endpoint"], ["endpoint", "error_type"])
+        line.write()
 
 
 def defect(error: BaseException) -> dict[str, Any]:

@@ -1,11 +1,13 @@
-"""InvokeEndpoint over kept connections: the one call that this function makes, and never twice for one request."""
+"""AWS over kept connections, InvokeEndpoint first of all: what was sent once is never sent again for the same request."""
 
 # Not runtime_client.py: Lambda's own runtime has a module of that name.
 from __future__ import annotations
 
 import http.client
+import itertools
 import json
 import os
+import random
 import select
 import socket
 import ssl
@@ -13,12 +15,18 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar, Self
 from urllib.parse import quote, urlsplit
 
 from signing import Credentials, signed_headers
 
-_CONNECT_SECONDS = 1.0
+from ko_reranker.protocol import TIMEOUT_HEADER, write_timeout
+
+# What the first attempt to connect may take, TLS included; each after it may take twice as long, and comes after a pause of at
+# most so many seconds that doubles, too. A function that has just started shares its CPU among many handshakes.
+_CONNECT_SECONDS, _PAUSE_SECONDS = 1.0, 0.05
+# A host that has no address, or refuses, is not busy: so many attempts are enough to tell.
+_MOST_REFUSALS = 4
 # A connection that idled longer is not used again: its other end may have gone unnoticed while this function was frozen, and
 # what was sent once is not sent again, because nobody can tell whether it was scored.
 _KEPT_SECONDS = 10.0
@@ -26,7 +34,7 @@ _PIECE_BYTES = 65_536
 
 
 class EndpointError(Exception):
-    """SageMaker answered with an error.
+    """AWS answered with an error.
 
     Attributes:
         code: AWS's name of it, such as ``ModelError``.
@@ -45,73 +53,82 @@ class ConnectionFailed(Exception):
     """There was no answer; the message is the kind of failure."""
 
 
+class NotConnected(Exception):
+    """There was no connection, in spite of several attempts: nothing was sent. The message is the kind of failure.
+
+    Attributes:
+        outage: whether there is nobody to connect to, rather than somebody who is busy.
+    """
+
+    def __init__(self, message: str, *, outage: bool) -> None:
+        super().__init__(message)
+        self.outage = outage
+
+
 class TooSlow(Exception):
     """There was no answer in time."""
 
 
 @dataclass
-class RuntimeClient:
-    """Calls SageMaker's runtime API.
+class AwsClient:
+    """Posts signed requests to one service of AWS over connections that are kept.
 
     Attributes:
-        region: where the endpoint is.
-        url: of the API.
+        region: where the service is.
+        url: of its API.
         credentials: returns what signs a request.
     """
+
+    service: ClassVar[str]
+    """What signatures call the service."""
+    host: ClassVar[str]
+    """What begins the name of its host."""
+    variable: ClassVar[str]
+    """The environment variable that names another URL, in tests."""
 
     region: str
     url: str
     credentials: Callable[[], Credentials]
-    _idle: list[tuple[float, _Connection]] = field(default_factory=list)
+    _idle: list[tuple[float, _Connection | _TlsConnection]] = field(default_factory=list)
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _tls: ssl.SSLContext | None = None
 
     @classmethod
-    def from_environment(cls, environment: Mapping[str, str]) -> RuntimeClient:
+    def from_environment(cls, environment: Mapping[str, str]) -> Self:
         """Return the client of a Lambda function, whose environment names region and, in tests, the URL."""
         region = environment.get("AWS_REGION") or environment.get("AWS_DEFAULT_REGION") or "us-east-1"
         suffix = "amazonaws.com.cn" if region.startswith("cn-") else "amazonaws.com"
-        url = (
-            environment.get("AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME")
-            or environment.get("AWS_ENDPOINT_URL")
-            or f"https://runtime.sagemaker.{region}.{suffix}"
-        )
+        url = environment.get(cls.variable) or environment.get("AWS_ENDPOINT_URL") or f"https://{cls.host}.{region}.{suffix}"
         client = cls(region, url, lambda: Credentials.from_environment(os.environ))
         if url.startswith("https:"):
             client._tls = ssl.create_default_context(cafile=environment.get("AWS_CA_BUNDLE") or None)
         return client
 
-    def invoke(self, endpoint: str, body: bytes, inference_id: str, seconds: float, on_call: Callable[[], None]) -> bytes:
-        """Return what the endpoint answers to a JSON body.
-
-        Args:
-            endpoint: its name.
-            inference_id: shown in the container's log.
-            seconds: how long the answer may take.
-            on_call: called for every request that leaves.
-
-        Raises:
-            EndpointError, ConnectionFailed, TooSlow.
-        """
-        deadline = time.monotonic() + seconds
-        path = f"/endpoints/{quote(endpoint, safe='')}/invocations"
-        connection = self._take() or self._connect(deadline)
-        return self._send(connection, path, body, inference_id, deadline, on_call)
-
-    def _send(
+    def post(
         self,
-        connection: _Connection,
         path: str,
         body: bytes,
-        inference_id: str,
+        headers: Callable[[float], Mapping[str, str]],
         deadline: float,
-        on_call: Callable[[], None],
+        on_call: Callable[[], None] = lambda: None,
     ) -> bytes:
+        """Return the body of the answer to a request, which is sent once.
+
+        Args:
+            path: encoded, without a query.
+            headers: returns those of the request, but for its host and signature, from the seconds that are left for it.
+            deadline: when the answer must be there, on the clock of `time.monotonic`.
+            on_call: called when a request leaves.
+
+        Raises:
+            EndpointError, NotConnected, ConnectionFailed, TooSlow.
+        """
+        connection = self._take() or self._connect(deadline)
         on_call()
         try:
             sock = connection.sock
             sock.settimeout(_left(deadline))
-            connection.request("POST", path, body, self._headers(connection.netloc, path, body, inference_id))
+            connection.request("POST", path, body, self._signed(connection.netloc, path, body, headers(_left(deadline))))
             response = connection.getresponse()
             answer = _read(response, sock, deadline)
         except TimeoutError:
@@ -128,38 +145,52 @@ class RuntimeClient:
             raise _error(response, answer)
         return answer
 
-    def _headers(self, host: str, path: str, body: bytes, inference_id: str) -> dict[str, str]:
-        headers = {
-            "Host": host,
-            "Content-Type": "application/json",
-            "Accept": "application/json",
-            "X-Amzn-SageMaker-Inference-Id": inference_id,
-        }
+    def _signed(self, host: str, path: str, body: bytes, headers: Mapping[str, str]) -> dict[str, str]:
         return signed_headers(
             self.credentials(),
             region=self.region,
-            service="sagemaker",
+            service=self.service,
             method="POST",
             path=path,
-            headers=headers,
+            headers={"Host": host, **headers},
             body=body,
         )
 
-    def _connect(self, deadline: float) -> _Connection:
+    def _connect(self, deadline: float) -> _Connection | _TlsConnection:
+        """Return a new connection. Nothing has been sent by then, so there may be as many attempts as there is time for."""
+        refusals = 0
+        for attempt in itertools.count():
+            try:
+                return self._try_to_connect(min(_CONNECT_SECONDS * 2**attempt, _left(deadline)))
+            except ssl.SSLCertVerificationError as error:
+                raise NotConnected(type(error).__name__, outage=True) from None
+            except OSError as error:
+                outage = isinstance(error, (ConnectionRefusedError, socket.gaierror))
+                refusals += outage
+                pause = random.uniform(0, _PAUSE_SECONDS * 2 ** min(attempt, 5))  # noqa: S311 - keeps callers apart, no secret
+                if refusals >= _MOST_REFUSALS or time.monotonic() + pause >= deadline:
+                    raise NotConnected(f"connecting: {type(error).__name__}", outage=outage) from None
+                time.sleep(pause)
+        raise AssertionError("never reached")
+
+    def _try_to_connect(self, seconds: float) -> _Connection | _TlsConnection:
         target = urlsplit(self.url)
-        kind = _TlsConnection if target.scheme == "https" else _Connection
-        more = {"context": self._tls} if target.scheme == "https" else {}
-        seconds = min(_CONNECT_SECONDS, _left(deadline))
-        connection = kind(target.hostname or "", target.port, timeout=seconds, **more)
+        host = target.hostname or ""
+        connection: _Connection | _TlsConnection
+        if target.scheme == "https":
+            connection = _TlsConnection(host, target.port, timeout=seconds, context=self._tls)
+        else:
+            connection = _Connection(host, target.port, timeout=seconds)
         connection.netloc = target.netloc
         try:
             connection.connect()
-        except OSError as error:
-            raise ConnectionFailed(f"connecting: {type(error).__name__}") from None
+        except BaseException:
+            connection.close()
+            raise
         connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return connection
 
-    def _take(self) -> _Connection | None:
+    def _take(self) -> _Connection | _TlsConnection | None:
         """Return a kept connection that is still good; the last one used comes first."""
         with self._lock:
             while self._idle:
@@ -169,9 +200,39 @@ class RuntimeClient:
                 connection.close()
         return None
 
-    def _give_back(self, connection: _Connection) -> None:
+    def _give_back(self, connection: _Connection | _TlsConnection) -> None:
         with self._lock:
             self._idle.append((time.monotonic(), connection))
+
+
+class RuntimeClient(AwsClient):
+    """Calls SageMaker's runtime API."""
+
+    service, host, variable = "sagemaker", "runtime.sagemaker", "AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME"
+
+    def invoke(self, endpoint: str, body: bytes, inference_id: str, seconds: float, on_call: Callable[[], None]) -> bytes:
+        """Return what the endpoint answers to a JSON body.
+
+        Args:
+            endpoint: its name.
+            inference_id: shown in the container's log.
+            seconds: how long the answer may take.
+            on_call: called for every request that leaves.
+
+        Raises:
+            EndpointError, NotConnected, ConnectionFailed, TooSlow.
+        """
+
+        def headers(left: float) -> dict[str, str]:
+            return {
+                "Content-Type": "application/json",
+                "Accept": "application/json",
+                "X-Amzn-SageMaker-Inference-Id": inference_id,
+                TIMEOUT_HEADER: write_timeout(left),
+            }
+
+        path = f"/endpoints/{quote(endpoint, safe='')}/invocations"
+        return self.post(path, body, headers, time.monotonic() + seconds, on_call)
 
 
 class _Connection(http.client.HTTPConnection):

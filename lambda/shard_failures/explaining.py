@@ -16,7 +16,7 @@ def explain(prefix: str, error: dict[str, str], store: Store) -> str:
         prefix: the run's prefix; the map's results lie under ``<prefix>/map/``.
         error: what the map failed with, which is all there is when it failed before any shard ran.
     """
-    results = [item.key for item in store.list(f"{prefix}/map/")]
+    results = [item.key for item in store.objects(f"{prefix}/map/")]
     failed = [child for key in results if "/FAILED_" in key for child in store.read_json(key)]
     where = store.uri(f"{prefix}/map/")
     if not failed:
@@ -28,6 +28,6 @@ def explain(prefix: str, error: dict[str, str], store: Store) -> str:
 def _reason(child: dict[str, Any]) -> str:
     cause = child.get("Cause") or child.get("Error") or "no reason given"
     try:
-        return json.loads(cause)["errorMessage"]
+        return str(json.loads(cause)["errorMessage"])
     except (ValueError, KeyError, TypeError):
         return cause

@@ -39,7 +39,7 @@ def check_endpoint(endpoint: str, golden_uri: str, s3: Any, runtime: Any) -> dic
     Raises:
         PipelineError: naming the query's number and what was wrong with the answer.
     """
-    queries = [_ANY]
+    queries: list[dict[str, Any]] = [_ANY]
     if golden_uri != "none":
         parts = urlsplit(golden_uri)
         body = s3.get_object(Bucket=parts.netloc, Key=parts.path.lstrip("/"))["Body"].read()

@@ -84,7 +84,7 @@ class AmazonTranslate:
             raise Refused(f"{code}: {message}") from None
         except (HTTPClientError, ConnectionFailure) as error:
             raise Unavailable(type(error).__name__) from None
-        return answer["TranslatedText"]
+        return str(answer["TranslatedText"])
 
 
 class Pace:

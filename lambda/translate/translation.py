@@ -29,7 +29,8 @@ from ko_reranker.data.store import Store
 from ko_reranker.data.translation.memory import TranslationMemory
 from ko_reranker.data.translation.packing import Pack, packed, packs, unpacked
 from ko_reranker.data.translation.quality import problem
-from ko_reranker.data.translation.texts import Piece, TranslationSettings, Unit, assemble, pieces_of
+from ko_reranker.data.translation.texts import Part, Segment, TranslationSettings, assemble, parts_of
+from ko_reranker.retraining.run import Run
 
 # Below this the invocation begins no request: one may take 35 s, and then come the store, the part and the hand-back.
 _RESERVE_MILLISECONDS = 60_000
@@ -58,7 +59,7 @@ class Effort:
 
 @dataclass(slots=True)
 class Answers:
-    """What is known of a window's units.
+    """What is known of a window's segments.
 
     Attributes:
         texts: translations by key.
@@ -74,7 +75,7 @@ class _Job:
     """A request to make.
 
     Attributes:
-        pack: its units.
+        pack: its segments.
         again: whether it is a second try after a bad translation; there is no third.
     """
 
@@ -89,7 +90,7 @@ class _Outcome:
     counts: Counter[str] = field(default_factory=Counter)
     texts: dict[str, str] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
-    held: list[Unit] = field(default_factory=list)
+    held: list[Segment] = field(default_factory=list)
     jobs: list[_Job] = field(default_factory=list)
 
 
@@ -118,11 +119,13 @@ def translate_shard(
     Raises:
         PipelineError: when the service refuses the settings themselves, or lets nothing through for a whole invocation.
     """
-    request, cursor = event["request"], event["cursor"]
-    settings = TranslationSettings.of(request)
-    part = f"{request['prefix']}/translated/{event['shard']:05d}/{cursor:09d}"
+    run, cursor = Run.from_json(event["request"]), event["cursor"]
+    part = f"{run.prefix}/translated/{event['shard']:05d}/{cursor:09d}"
     done, finished = 0, True
-    with tempfile.TemporaryDirectory() as folder, _Translator(client, settings, memory, effort, remaining_milliseconds) as work:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        _Translator(client, run.translation, memory, effort, remaining_milliseconds) as work,
+    ):
         path, texts = Path(folder) / "part.jsonl", Path(folder) / "texts.jsonl"
         # A stream from S3 would be cut off while the service is asked.
         store.download(event["key"], texts)
@@ -189,22 +192,22 @@ class _Translator:
         Raises:
             OutOfTime: when the time ends before the window does; what was translated is in the memory.
         """
-        texts = [(row["id"], pieces_of(row["text"], self._settings)) for row in window]
-        units = {piece.unit.key: piece.unit for _, pieces in texts for piece in pieces if piece.unit is not None}
-        answers = Answers(texts=self._memory.find(units))
+        texts = [(row["id"], parts_of(row["text"], self._settings)) for row in window]
+        segments = {part.segment.key: part.segment for _, parts in texts for part in parts if part.segment is not None}
+        answers = Answers(texts=self._memory.find(segments))
         self.counts["from_memory"] += len(answers.texts)
-        missing = [unit for unit in units.values() if unit.key not in answers.texts]
+        missing = [segment for segment in segments.values() if segment.key not in answers.texts]
         while missing:
             if not self._in_time():
                 raise OutOfTime
             missing = self._run([_Job(pack) for pack in packs(missing)], answers)
             if missing:
                 missing = self._wait_for_others(missing, answers)
-        return [_row(key, pieces, answers) for key, pieces in texts]
+        return [_row(key, parts, answers) for key, parts in texts]
 
-    def _run(self, jobs: list[_Job], answers: Answers) -> list[Unit]:
-        """Make requests until none is left and return the units that someone else is having translated."""
-        held: list[Unit] = []
+    def _run(self, jobs: list[_Job], answers: Answers) -> list[Segment]:
+        """Make requests until none is left and return the segments that someone else is having translated."""
+        held: list[Segment] = []
         running: set[Future[_Outcome]] = {self._pool.submit(self._work, job) for job in jobs}
         out_of_time = False
         while running:
@@ -225,15 +228,15 @@ class _Translator:
             raise OutOfTime
         return held
 
-    def _wait_for_others(self, held: list[Unit], answers: Answers) -> list[Unit]:
+    def _wait_for_others(self, held: list[Segment], answers: Answers) -> list[Segment]:
         """Take what others have stored by now; what is left may be claimed as soon as their claims run out."""
         if not self._in_time():
             raise OutOfTime
         self._sleep(self._effort.backoff_seconds)
-        found = self._memory.find(unit.key for unit in held)
+        found = self._memory.find(segment.key for segment in held)
         self.counts["from_others"] += len(found)
         answers.texts |= found
-        return [unit for unit in held if unit.key not in found]
+        return [segment for segment in held if segment.key not in found]
 
     # ---------------------------------------------------------------- one request, in a thread of the pool
 
@@ -247,7 +250,7 @@ class _Translator:
                     renew_at = time.monotonic() + self._effort.claim_seconds / 2
                 if not pack:
                     return outcome
-                texts = [unit.text for unit in pack]
+                texts = [segment.text for segment in pack]
                 try:
                     answer = self._service.ask(packed(texts))
                 except Throttled:
@@ -267,17 +270,17 @@ class _Translator:
             delay = min(2 * delay, self._effort.most_seconds)
 
     def _claim(self, pack: Pack, outcome: _Outcome) -> Pack:
-        claim = self._memory.claim([unit.key for unit in pack], self._owner, self._effort.claim_seconds)
+        claim = self._memory.claim([segment.key for segment in pack], self._owner, self._effort.claim_seconds)
         self._claimed |= claim.granted
         outcome.texts |= claim.known
         outcome.counts["from_others"] += len(claim.known)
-        outcome.held += [unit for unit in pack if unit.key in claim.held]
+        outcome.held += [segment for segment in pack if segment.key in claim.held]
         outcome.counts["held_by_others"] += len(claim.held)
-        return tuple(unit for unit in pack if unit.key in claim.granted)
+        return tuple(segment for segment in pack if segment.key in claim.granted)
 
     def _keep(self, pack: Pack, answer: str, again: bool, outcome: _Outcome) -> _Outcome:
         """Store what is good in an answer; ask again, alone, for what is not."""
-        texts = [unit.text for unit in pack]
+        texts = [segment.text for segment in pack]
         billed = len(packed(texts))
         outcome.counts.update({"requests": 1, "billed_characters": billed, "requested_texts": len(pack)})
         if again:
@@ -285,17 +288,17 @@ class _Translator:
         translations = unpacked(texts, answer)
         if translations is None:
             outcome.counts.update({"packs_refused": 1, "unpacked_texts": len(pack), "unpacked_characters": billed})
-            outcome.jobs = [_Job((unit,)) for unit in pack]
+            outcome.jobs = [_Job((segment,)) for segment in pack]
             return outcome
         good: dict[str, str] = {}
-        for unit, translation in zip(pack, translations, strict=True):
-            reason = problem(unit.text, translation, self._settings.target_language)
+        for segment, translation in zip(pack, translations, strict=True):
+            reason = problem(segment.text, translation, self._settings.target)
             if reason is None:
-                good[unit.key] = translation
+                good[segment.key] = translation
             elif again:
-                outcome.failures[unit.key] = reason
+                outcome.failures[segment.key] = reason
             else:
-                outcome.jobs.append(_Job((unit,), again=True))
+                outcome.jobs.append(_Job((segment,), again=True))
         outcome.texts |= good | self._memory.store(good)
         outcome.counts.update({"translated": len(good), "failed": len(outcome.failures)})
         self._claimed -= good.keys()
@@ -308,7 +311,7 @@ class _Translator:
             outcome.counts["failed"] += 1
         else:
             outcome.counts.update({"packs_refused": 1, "unpacked_texts": len(pack)})
-            outcome.jobs = [_Job((unit,)) for unit in pack]
+            outcome.jobs = [_Job((segment,)) for segment in pack]
         return outcome
 
     def _in_time(self) -> bool:
@@ -318,9 +321,9 @@ class _Translator:
         time.sleep(seconds * random.uniform(0.5, 1.5))  # noqa: S311
 
 
-def _row(key: str, pieces: Iterable[Piece], answers: Answers) -> dict[str, str]:
-    pieces = list(pieces)
-    for piece in pieces:
-        if piece.unit is not None and piece.unit.key in answers.failures:
-            return {"id": key, "error": answers.failures[piece.unit.key]}
-    return {"id": key, "text": assemble(pieces, answers.texts)}
+def _row(key: str, parts: Iterable[Part], answers: Answers) -> dict[str, str]:
+    parts = list(parts)
+    for part in parts:
+        if part.segment is not None and part.segment.key in answers.failures:
+            return {"id": key, "error": answers.failures[part.segment.key]}
+    return {"id": key, "text": assemble(parts, answers.texts)}

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from deployed_stage import COMMAND, PROJECT, Deployed, free_port
 
-from ko_reranker.local.cloud import LocalCloud
 from ko_reranker.operations.project import Project
 from ko_reranker.operations.stage import Stage
+from local_cloud.cloud import LocalCloud
 
 
 @pytest.fixture(scope="session")
@@ -24,7 +24,7 @@ def deployed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployed]:
         capture_output=True,
         text=True,
         check=False,
-        timeout=900,
+        timeout=2400,
     )
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}\n{_log_end(root)}"
     # The same folder again, as a second `make run` finds it.

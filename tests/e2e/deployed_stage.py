@@ -7,8 +7,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from ko_reranker.local.cloud import LocalCloud
 from ko_reranker.operations.stage import Stage
+from local_cloud.cloud import LocalCloud
 
 PROJECT = Path(__file__).parents[2]
 COMMAND = Path(sys.executable).parent / "ko-reranker"

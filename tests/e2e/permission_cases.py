@@ -21,6 +21,8 @@ class Run(StrEnum):
     CREATION = auto()  # an update of the state machine
     NOTICE = auto()  # a retraining that fails, and who hears of it
     CALL = auto()  # a call of the rerank API
+    COUNT = auto()  # a call whose documents are counted
+    AGE = auto()  # a look at how old the live model is
 
 
 _INVOKE = "lambda:InvokeFunction"
@@ -42,8 +44,8 @@ SHOWN: dict[str, dict[Run, dict[str, str]]] = {
             ),
             "JoinRole": "s3:ListBucket s3:GetObject s3:PutObject kms:Decrypt kms:GenerateDataKey",
             "GateRole": "s3:GetObject kms:Decrypt",
-            "TrainingRole": "s3:ListBucket s3:GetObject s3:PutObject kms:Decrypt kms:GenerateDataKey",
-            "ProcessingRole": "s3:ListBucket s3:GetObject s3:PutObject kms:Decrypt kms:GenerateDataKey",
+            "TrainingRole": "s3:ListBucket s3:GetObject s3:PutObject kms:Decrypt kms:GenerateDataKey kms:Encrypt",
+            "ProcessingRole": "s3:ListBucket s3:GetObject s3:PutObject kms:Decrypt kms:GenerateDataKey kms:Encrypt",
             "RetrainingRetrainRole": (
                 "lambda:InvokeFunction states:StartExecution iam:PassRole "
                 "sagemaker:CreateTrainingJob sagemaker:DescribeTrainingJob "
@@ -70,6 +72,7 @@ SHOWN: dict[str, dict[Run, dict[str, str]]] = {
         },
         Run.STALE_LOCK: {"DeploymentDeployRole": "dynamodb:GetItem states:DescribeExecution"},
         Run.EVENT: {"DeploymentDeployMachineEventsRole": "states:StartExecution"},
+        Run.AGE: {"ModelAgeRole": "ssm:GetParameter sagemaker:DescribeModelPackage"},
     },
     "api": {
         Run.CALL: {
@@ -77,11 +80,16 @@ SHOWN: dict[str, dict[Run, dict[str, str]]] = {
             "RerankFunction for */*/*": _INVOKE,
             "AuthorizerFunction for authorizers/*": _INVOKE,
         },
+        Run.COUNT: {"RerankRole": "dynamodb:UpdateItem"},
     },
 }
 
 # (owner, action), both regular expressions -> reason
 NOT_SHOWN: dict[tuple[str, str], str] = {
+    ("CleanUpDoRole", "(s3|sagemaker|cloudformation):.*"): "needed when the stack is deleted, which test_destroy.py does",
+    ("ReleaseGuardLookRole", "(dynamodb|states|cloudformation|kms):.*"): (
+        "needed when a deploy changes the endpoint, which test_local_custom_resources.py does"
+    ),
     (".*", r"logs:(CreateLogGroup|CreateLogStream|DescribeLogStreams|PutLogEvents)|cloudwatch:PutMetricData"): (
         "logs and metrics are written beside the work: without the permission they are lost, and the work is done"
     ),
@@ -95,13 +103,21 @@ NOT_SHOWN: dict[tuple[str, str], str] = {
     (r"(Plan|Translate|Join|Training|Processing)Role", "s3:AbortMultipartUpload"): (
         "cleans up after a large upload that failed midway"
     ),
+    ("DeploymentDeployRole", "sagemaker:Describe(EndpointConfig|Model)"): (
+        "tells what the endpoint runs: without it a look at the endpoint fails and says so, and a release goes on"
+    ),
+    ("ModelAgeFunction for Daily", _INVOKE): "the schedule asks it once a day, which no test waits for",
+    ("LiveModelKeeperRole", "ssm:(Put|Delete)Parameter"): "used once, when the data stack is made or taken away",
     ("RetrainingRetrainRole", r"sagemaker:Stop\w+Job"): "needed when an execution with a running job is stopped",
     ("RetrainingRetrainRole", "sagemaker:AddTags"): "Step Functions on AWS tags the jobs it starts; the local cloud doesn't",
+    ("RetrainingRetrainRole", "sagemaker:ListTags"): (
+        "in AWS's policy for `.sync` (step-functions/latest/dg/sagemaker-iam.html); the local cloud reads no tags"
+    ),
     ("RetrainingRetrainRole", "states:(DescribeExecution|StopExecution|RedriveExecution)"): (
         "needed on the map's children when a retraining is stopped or redriven"
     ),
     (
-        r"RerankFunction for \*/(\*/|(\*|GET)/(health|openapi\.json))",
+        r"RerankFunction for \*/(\*/|(\*|GET|HEAD)/(health|openapi\.json))",
         _INVOKE,
     ): "the statement of the path {proxy+}, */*/*, allows these paths too",
     ("Key for the account", "kms:.*"): "hands the key's use to IAM policies; the stack could not even be updated without it",

@@ -24,7 +24,7 @@ class Permission(NamedTuple):
     Attributes:
         owner: the role's logical ID without its digest, such as ``PlanRole``; of a resource's policy its logical ID and the
             principal, ``TopicPolicy for events.amazonaws.com``; of an ``AWS::Lambda::Permission`` the function and who calls
-            it, ``RerankFunction for */*/GET/health``.
+            it, ``RerankFunction for */*/GET/health`` or ``ModelAgeFunction for Daily``.
         action: the IAM action; of a managed policy of AWS its name.
     """
 
@@ -104,10 +104,13 @@ def _owners(name: str, statement: dict[str, Any]) -> list[str]:
 
 
 def _caller(properties: dict[str, Any]) -> str:
-    """The function of an ``AWS::Lambda::Permission`` and the part of API Gateway that may call it."""
+    """The function of an ``AWS::Lambda::Permission`` and who may call it: the part of API Gateway, or a rule."""
     function = properties["FunctionName"]["Fn::GetAtt"][0]
-    source = _text(properties["SourceArn"]).partition(":execute-api:")[2].partition("/")[2]
-    return f"{_without_digest(function)} for {source}"
+    source = properties["SourceArn"]
+    if "Fn::GetAtt" in source:
+        return f"{_without_digest(function)} for {_without_digest(source['Fn::GetAtt'][0])}"
+    part = _text(source).partition(":execute-api:")[2].partition("/")[2]
+    return f"{_without_digest(function)} for {part}"
 
 
 def _text(value: Any) -> str:

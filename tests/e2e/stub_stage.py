@@ -12,16 +12,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import httpx
 from deployed_stage import PROJECT
 
-from ko_reranker.local.cloud import LocalCloud
-from ko_reranker.local.settings import Image
-from ko_reranker.operations import asking, deploying, executions
+from ko_reranker.operations import asking, executions
 from ko_reranker.operations.errors import OperationError
 from ko_reranker.operations.executions import Outcome
 from ko_reranker.operations.project import Project
 from ko_reranker.operations.stage import STACKS, Stage
 from ko_reranker.samples import paths
+from local_cloud import deploying
+from local_cloud.cloud import LocalCloud
+from local_cloud.settings import Image
 
 # Waits and retries of the state machines last a twentieth of their seconds: 15 minutes of looking for a release become 45 s.
 _WAIT_SCALE = 0.05
@@ -53,7 +55,7 @@ class StubStage:
         program.chmod(0o755)
         image = Image((str(program),))
         self.cloud = LocalCloud(root, port, gateway_port, images={"local/ko-reranker": image}, wait_scale=_WAIT_SCALE)
-        self._assembly = root / "assembly"
+        self.assembly = root / "assembly"
         self._changed: str | None = None
         self._runs = 0
 
@@ -62,26 +64,27 @@ class StubStage:
     def deploy(self) -> None:
         """Synthesise once; deploy the data stack, choose a first model by hand, and deploy the rest."""
         deploying.bootstrap(PROJECT, self.cloud)
-        self._cdk("synth", "--quiet", "--context", "stage=local", "--output", str(self._assembly))
+        self.cdk("synth", "--quiet", "--context", "stage=local", "--output", str(self.assembly))
         self.stage = Stage.connect("local", Project.find(PROJECT), cloud=self.cloud)
-        self._cdk("deploy", f"{self.stage.prefix}-data", "--exclusively", "--app", str(self._assembly))
+        self.cdk("deploy", f"{self.stage.prefix}-data", "--exclusively", "--app", str(self.assembly))
         bucket = self.stage.output("DataBucket")
         s3 = self.cloud.client("s3")
         s3.put_object(Bucket=bucket, Key=f"{_MODEL}model.json", Body=b'{"seed": "base"}')
         s3.put_object(Bucket=bucket, Key="raw/sample/records.jsonl", Body=_records())
         self._choose_first_model(f"s3://{bucket}/{_MODEL}")
-        self._cdk("deploy", "--all", "--app", str(self._assembly))
+        self.cdk("deploy", "--all", "--app", str(self.assembly))
         self.stage = Stage.connect("local", Project.find(PROJECT), cloud=self.cloud)
         self._subscribe()
         self.templates = {
-            stack: json.loads((self._assembly / f"{self.stage.prefix}-{stack}.template.json").read_text()) for stack in STACKS
+            stack: json.loads((self.assembly / f"{self.stage.prefix}-{stack}.template.json").read_text()) for stack in STACKS
         }
 
     def _choose_first_model(self, uri: str) -> None:
         name = self.stage.output("LiveModelParameter")
         self.cloud.client("ssm").put_parameter(Name=name, Value=f"none,{uri},local/ko-reranker:latest", Overwrite=True)
 
-    def _cdk(self, command: str, *arguments: str) -> None:
+    def cdk(self, command: str, *arguments: str) -> None:
+        """Run a command of the CDK against the cloud; `app` arguments name the assembly that was synthesised."""
         program = [str(PROJECT / "node_modules" / ".bin" / "cdk"), command, *arguments]
         if command == "deploy":
             program += ["--require-approval", "never", "--progress", "events"]
@@ -214,8 +217,25 @@ class StubStage:
             return str(error)
         return ""
 
+    def documents_left(self) -> str:
+        """Ask the rerank API; return how many documents the key has left in this minute, "" when nobody counts them."""
+        answer = httpx.post(
+            f"{self.stage.api_url}/v2/rerank", json=_GOLDEN, headers={"x-api-key": self.stage.api_key}, timeout=30
+        )
+        assert answer.status_code == 200, answer.text
+        return answer.headers.get("x-ratelimit-remaining", "")
+
+    def look_at_age(self) -> str:
+        """Have the live model's age told, as the schedule does daily; return what went wrong, or nothing."""
+        client = self.cloud.client("lambda")
+        (name,) = [item["FunctionName"] for item in client.list_functions()["Functions"] if "ModelAge" in item["FunctionName"]]
+        answer = client.invoke(FunctionName=name, Payload=b"{}")
+        return answer["Payload"].read().decode() if "FunctionError" in answer else ""
+
     def notice(self) -> bool:
         """Let an execution fail; return whether the topic told its subscriber."""
+        # A queue hands out ten messages at a time, and every run that failed so far has left its own.
+        self.cloud.client("sqs").purge_queue(QueueUrl=self._queue)
         outcome = self.retrain({"dataset": "nowhere"})
         assert outcome.status == "FAILED"
         return bool(eventually(lambda: f"run-{self._runs} FAILED" in self._received(), 2))

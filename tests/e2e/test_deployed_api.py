@@ -113,7 +113,7 @@ def test_a_wrong_path_or_method_is_told_by_the_function(deployed: Deployed, meth
     said = answer.json()
     assert answer.status_code == status == said["error"]["code"]
     assert said["message"] == said["detail"] == said["error"]["message"]
-    assert answer.headers.get("Allow") == {404: None, 405: "POST" if path == "/v2/rerank" else "GET"}[status]
+    assert answer.headers.get("Allow") == {404: None, 405: "POST" if path == "/v2/rerank" else "GET, HEAD"}[status]
 
 
 def test_the_description_is_true_of_what_is_deployed(deployed: Deployed) -> None:

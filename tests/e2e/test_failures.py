@@ -49,7 +49,7 @@ def subscribe(deployed: Deployed) -> tuple[Any, str]:
     return sqs, url
 
 
-def received(sqs: Any, url: str, word: str, seconds: float = 20) -> list[str]:
+def received(sqs: Any, url: str, word: str, seconds: float = 60) -> list[str]:
     found: list[str] = []
     deadline = time.monotonic() + seconds
     while not any(word in message for message in found) and time.monotonic() < deadline:
@@ -71,24 +71,36 @@ def test_a_failing_training_job_ends_with_its_own_sentence_and_the_old_model_sta
     outcome = retrain(
         deployed,
         "failing-training",
-        {"dataset": "korean", "source_language": "ko", "hyperparameters": {"learning_rates": "0.1"}},
+        {"dataset": "korean", "source_language": "ko", "hyperparameters": {"distillation_weight": 0.5}},
     )
 
     assert outcome.status == "FAILED"
     # The sentence that `ko-reranker train` wrote, not JSON and not a stack trace.
-    assert "learning_rates" in outcome.cause
-    assert "learning_rate" in outcome.cause.replace("learning_rates", "")
-    assert not outcome.cause.startswith("{")
+    sentence = "distillation_weight is 0.5, but no record of train.jsonl has pos_scores"
+    assert outcome.cause.startswith(f"AlgorithmError: {sentence}")
     assert any("failing-training FAILED" in message for message in received(sqs, url, "failing-training"))
     assert deployed.stage.live_model() == live
     assert asking.rerank(deployed.stage.api_url, deployed.stage.api_key, "문서를 여는 방법", documents) == before
 
 
 def test_an_invalid_input_names_every_field_that_is_wrong(deployed: Deployed) -> None:
-    outcome = retrain(deployed, "invalid-input", {"datset": "x", "instance_count": 0, "approval": "maybe"})
+    outcome = retrain(
+        deployed, "invalid-input", {"datset": "x", "instance_count": 0, "approval": "maybe", "hyperparameters": {"epochs": []}}
+    )
     assert outcome.status == "FAILED"
-    for field in ("datset", "instance_count", "approval"):
+    for field in ("datset", "instance_count", "approval", "epochs"):
         assert field in outcome.cause
+
+
+def test_a_hyperparameter_that_the_recipe_refuses_is_refused_before_anything_is_done(deployed: Deployed) -> None:
+    outcome = retrain(deployed, "wrong-hyperparameter", {"hyperparameters": {"epochs": "abc"}})
+    assert outcome.status == "FAILED"
+    assert "epochs = 'abc' must be a number" in outcome.cause
+    assert (
+        not deployed.stage.client("s3")
+        .list_objects_v2(Bucket=deployed.stage.output("DataBucket"), Prefix="runs/wrong-hyperparameter/")
+        .get("Contents")
+    )
 
 
 def test_a_dataset_that_is_not_there_says_where_to_put_it(deployed: Deployed) -> None:

@@ -63,7 +63,7 @@ def run(deployed: Deployed, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 
 
 def wait_for_checkpoint(deployed: Deployed, execution: str, folder: Path) -> None:
-    deadline = time.monotonic() + 180
+    deadline = time.monotonic() + 900
     while not any(folder.glob("*step-*")):
         outcome = executions.outcome(deployed.stage, execution)
         assert outcome.status == "RUNNING" and time.monotonic() < deadline, outcome.cause

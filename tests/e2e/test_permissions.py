@@ -39,9 +39,11 @@ PROBLEMS: dict[Run, Callable[[StubStage], str]] = {
     Run.EVENT: lambda stub: "" if stub.release() else "the approval starts no release",
     Run.NOTICE: lambda stub: "" if stub.notice() else "nobody hears of the failure",
     Run.CALL: lambda stub: stub.ask(),
+    Run.COUNT: lambda stub: "" if stub.documents_left() else "nobody counts the documents",
+    Run.AGE: lambda stub: stub.look_at_age(),
 }
 # Neither EventBridge nor API Gateway tells a caller which permission is missing; the cloud's log does.
-SILENT = (Run.EVENT, Run.NOTICE, Run.CALL)
+SILENT = (Run.EVENT, Run.NOTICE, Run.CALL, Run.COUNT)
 # How a missing permission shows where the action is not named.
 UNNAMED = {
     # HEAD requests, boto3's first one of a download, are answered without a body.
@@ -50,6 +52,7 @@ UNNAMED = {
     "kms:GenerateDataKey*": "the policy of the KMS key of",
     "lambda:InvokeFunction": "API Gateway may not invoke",
     "sagemaker:InvokeEndpoint": "AccessDenied",
+    "dynamodb:UpdateItem": "AccessDenied",
 }
 
 
@@ -75,7 +78,9 @@ def assert_all_is_well(stub: StubStage) -> None:
     release = stub.release(stale_lock=True)
     assert release and release.succeeded, release
     assert not stub.ask()
+    assert stub.documents_left()
     assert stub.notice()
+    assert not stub.look_at_age()
 
 
 def test_with_all_permissions_everything_passes(stub: StubStage) -> None:

@@ -11,8 +11,9 @@ import pytest
 from deployed_stage import PROJECT, Deployed
 from test_whole_run import model_prefix, read, released_run, wait_in_service
 
-from ko_reranker.operations import asking, deploying, executions, packages
+from ko_reranker.operations import asking, executions, packages
 from ko_reranker.operations.executions import Outcome
+from local_cloud import deploying
 
 
 @pytest.fixture
@@ -59,7 +60,7 @@ def package_with(deployed: Deployed, *, data: str, golden: str) -> str:
     return answer["ModelPackageArn"]
 
 
-def release_of(deployed: Deployed, package: str, seconds: float = 120) -> dict[str, Any]:
+def release_of(deployed: Deployed, package: str, seconds: float = 400) -> dict[str, Any]:
     """Wait until the deploy that a package's approval started has written down how it went."""
     table = deployed.stage.output("ReleasesTable")
     deadline = time.monotonic() + seconds

@@ -38,7 +38,7 @@ def model_prefix(output: dict[str, Any]) -> str:
 
 def wait_in_service(deployed: Deployed) -> dict[str, Any]:
     sagemaker = deployed.stage.client("sagemaker")
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 400
     while True:
         found = sagemaker.describe_endpoint(EndpointName=deployed.stage.output("EndpointName"))
         if found["EndpointStatus"] == "InService" or time.monotonic() > deadline:
@@ -54,7 +54,7 @@ def test_the_run_tells_what_it_does_and_ends_with_a_ranked_answer(deployed: Depl
         "Train: step=",
         "The candidate is not below",
         "The known positive (→) was at rank",
-        "the small model in the box",
+        "the mini reranker",
         "curl -s http://127.0.0.1:",
     ):
         assert said in deployed.printed

@@ -9,10 +9,14 @@ from typing import Any
 import aws_cdk as cdk
 
 from cdk.app import build
-from cdk.settings import load_settings
+from ko_reranker.settings import load_settings
 
-CONTEXT = json.loads((Path(__file__).parents[2] / "cdk.json").read_text())["context"]
+ROOT = Path(__file__).parents[2]
+CONTEXT = json.loads((ROOT / "cdk.json").read_text())["context"]
 FLAGS = {key: value for key, value in CONTEXT.items() if key.startswith("@")}
+
+# Seconds that a synth in a process of its own may take on a busy machine.
+SYNTH_SECONDS = 300
 
 Templates = dict[str, dict[str, Any]]
 

@@ -11,7 +11,7 @@ from aws_cdk import assertions
 from synthesis import CONTEXT, Templates, synthesise
 
 from cdk.constructs import python_function
-from cdk.settings import SettingsError, load_settings
+from ko_reranker.settings import SettingsError, load_settings
 
 
 def api(**overrides: str) -> assertions.Template:
@@ -26,7 +26,7 @@ def test_every_method_but_health_and_the_description_needs_a_key(prod: Templates
     resources = prod["api"]["Resources"]
     for name, item in resources.items():
         if item["Type"] == "AWS::ApiGateway::Method":
-            is_open = ("health" in name or "openapi" in name) and item["Properties"]["HttpMethod"] == "GET"
+            is_open = ("health" in name or "openapi" in name) and item["Properties"]["HttpMethod"] in {"GET", "HEAD"}
             assert bool(item["Properties"].get("ApiKeyRequired")) is not is_open
             assert item["Properties"]["Integration"]["TimeoutInMillis"] == 29_000
     [authorizer] = properties(prod["api"], "AWS::ApiGateway::Authorizer")
@@ -36,6 +36,36 @@ def test_every_method_but_health_and_the_description_needs_a_key(prod: Templates
     assert rest_api["ApiKeySourceType"] == "AUTHORIZER"
 
 
+def test_the_function_is_sent_the_very_bytes_of_a_body(prod: Templates) -> None:
+    [rest_api] = properties(prod["api"], "AWS::ApiGateway::RestApi")
+    assert rest_api["BinaryMediaTypes"] == ["*/*"]
+
+
+def test_web_pages_are_let_in_by_a_setting_only(prod: Templates) -> None:
+    def preflights(template: dict[str, Any]) -> list[dict[str, Any]]:
+        return [item for item in properties(template, "AWS::ApiGateway::Method") if item["HttpMethod"] == "OPTIONS"]
+
+    assert not preflights(prod["api"])
+    for item in properties(prod["api"], "AWS::ApiGateway::GatewayResponse"):
+        assert not any("Access-Control" in name for name in item.get("ResponseParameters", {}))
+    template = api(cors_origins='["https://app.example.com"]').to_json()
+    assert len(preflights(template)) == 4
+    [stage] = properties(template, "AWS::ApiGateway::Stage")
+    throttled = {item["ResourcePath"] for item in stage["MethodSettings"] if item["HttpMethod"] == "OPTIONS"}
+    assert throttled == {"/", "/~1{proxy+}", "/~1health", "/~1openapi.json"}
+    assert not any(item.get("ApiKeyRequired") for item in preflights(template))
+    for item in properties(template, "AWS::ApiGateway::GatewayResponse"):
+        assert item["ResponseParameters"]["gatewayresponse.header.Access-Control-Allow-Origin"] == "'*'"
+    environments = [f.get("Environment", {"Variables": {}})["Variables"] for f in properties(template, "AWS::Lambda::Function")]
+    assert [v["CORS_ORIGINS"] for v in environments if "CORS_ORIGINS" in v] == ["https://app.example.com"]
+
+
+@pytest.mark.parametrize("origin", ["app.example.com", "https://app.example.com/", "https://*.example.com"])
+def test_an_origin_that_no_browser_sends_is_refused(origin: str) -> None:
+    with pytest.raises(SettingsError, match="cors_origins"):
+        load_settings({**CONTEXT, "stage": "prod", "api.cors_origins": f'["{origin}"]'})
+
+
 def test_a_usage_plan_for_each_tier(prod: Templates) -> None:
     plans = {plan["UsagePlanName"]: plan for plan in properties(prod["api"], "AWS::ApiGateway::UsagePlan")}
     tiers = CONTEXT["settings"]["defaults"]["api"]["tiers"]
@@ -43,6 +73,40 @@ def test_a_usage_plan_for_each_tier(prod: Templates) -> None:
     standard = plans["ko-reranker-prod-standard"]
     assert standard["Throttle"] == {"RateLimit": 20, "BurstLimit": 40}
     assert standard["Quota"] == {"Limit": 1_000_000, "Period": "MONTH"}
+
+
+def test_what_needs_no_key_has_a_small_throttle_of_its_own(prod: Templates) -> None:
+    [stage] = properties(prod["api"], "AWS::ApiGateway::Stage")
+    limits = {
+        (item["ResourcePath"], item["HttpMethod"]): (item["ThrottlingRateLimit"], item["ThrottlingBurstLimit"])
+        for item in stage["MethodSettings"]
+    }
+    opened = {(path, method) for path in ("/~1health", "/~1openapi.json") for method in ("GET", "HEAD")}
+    assert limits == {("/*", "*"): (100, 200), **dict.fromkeys(opened, (5, 10))}
+    keyless = [
+        item["Properties"]
+        for item in prod["api"]["Resources"].values()
+        if item["Type"] == "AWS::ApiGateway::Method" and not item["Properties"].get("ApiKeyRequired")
+    ]
+    assert len(keyless) == len(limits) - 1
+
+
+def test_the_rerank_function_counts_documents_in_a_table_that_forgets(prod: Templates) -> None:
+    [table] = properties(prod["api"], "AWS::DynamoDB::Table")
+    assert table["TimeToLiveSpecification"] == {"AttributeName": "expires", "Enabled": True}
+    assert table["BillingMode"] == "PAY_PER_REQUEST"
+    [variables] = [
+        item["Environment"]["Variables"]
+        for item in properties(prod["api"], "AWS::Lambda::Function")
+        if "ENDPOINT_NAME" in item.get("Environment", {}).get("Variables", {})
+    ]
+    tiers = json.loads(variables["TIERS"])
+    assert list(tiers) == ["standard", "trial"]
+    assert tiers["trial"] == {"documents_per_request": 500, "documents_per_minute": 3000}
+    name = variables["COUNTS_TABLE"]["Ref"]
+    statements = [s for policy in properties(prod["api"], "AWS::IAM::Policy") for s in policy["PolicyDocument"]["Statement"]]
+    [allowed] = [s for s in statements if "dynamodb" in json.dumps(s["Action"])]
+    assert (allowed["Action"], allowed["Resource"]) == ("dynamodb:UpdateItem", {"Fn::GetAtt": [name, "Arn"]})
 
 
 def test_every_gateway_error_speaks_the_superset(prod: Templates) -> None:
@@ -100,13 +164,64 @@ def test_a_private_api_is_reached_from_its_vpc_endpoints_only() -> None:
 
 def test_a_web_acl_is_a_setting(prod: Templates) -> None:
     assert not properties(prod["api"], "AWS::WAFv2::WebACL")
-    template = api(waf_requests_per_5_minutes="2000")
-    rate = assertions.Match.object_like({"Limit": 2000, "AggregateKeyType": "FORWARDED_IP"})
-    template.has_resource_properties(
-        "AWS::WAFv2::WebACL",
-        {"Rules": [assertions.Match.object_like({"Statement": {"RateBasedStatement": rate}})]},
-    )
+    assert not [item for item in prod if item == "edge"], "a stack in us-east-1 for nothing"
+    # Without CloudFront callers connect to the API: the rule stands there.
+    template = api(waf_requests_per_5_minutes="2000", root="none")
+    template.has_resource_properties("AWS::WAFv2::WebACL", {"Scope": "REGIONAL", "Rules": [RATE]})
     template.resource_count_is("AWS::WAFv2::WebACLAssociation", 1)
+    template.resource_count_is("AWS::SecretsManager::Secret", 0)
+
+
+# By the address of the connection, never by a header, which callers write themselves.
+RATE = assertions.Match.object_like(
+    {
+        "Statement": {"RateBasedStatement": {"Limit": 2000, "AggregateKeyType": "IP", "EvaluationWindowSec": 300}},
+        "Action": {"Block": {"CustomResponse": assertions.Match.object_like({"ResponseCode": 429})}},
+    }
+)
+
+
+@pytest.fixture(scope="module")
+def rated() -> Templates:
+    """Prod with a rate rule at CloudFront, its key rotated twice."""
+    given = {"api.waf_requests_per_5_minutes": "2000", "api.origin_key": "3"}
+    return synthesise("prod", **given)[0]
+
+
+def test_the_rate_rule_stands_where_callers_connect_to_cloudfront(rated: Templates) -> None:
+    edge = assertions.Template.from_json(rated["edge"])
+    edge.has_resource_properties("AWS::WAFv2::WebACL", {"Scope": "CLOUDFRONT", "Rules": [RATE]})
+    [distribution] = properties(rated["api"], "AWS::CloudFront::Distribution")
+    assert "edge" in json.dumps(distribution["DistributionConfig"]["WebACLId"])
+    assert "FORWARDED_IP" not in json.dumps(rated)
+
+
+def test_the_api_takes_requests_from_cloudfront_alone_by_a_header_that_is_in_no_template(rated: Templates) -> None:
+    [distribution] = properties(rated["api"], "AWS::CloudFront::Distribution")
+    [sent] = distribution["DistributionConfig"]["Origins"][0]["OriginCustomHeaders"]
+    [acl] = properties(rated["api"], "AWS::WAFv2::WebACL")
+    [rule] = acl["Rules"]
+    accepted = rule["Statement"]["NotStatement"]["Statement"]["OrStatement"]["Statements"]
+    matches = [item["ByteMatchStatement"] for item in accepted]
+    assert [item["FieldToMatch"] for item in matches] == [{"SingleHeader": {"Name": sent["HeaderName"]}}] * 2
+    assert all(item["PositionalConstraint"] == "EXACTLY" for item in matches)
+    # The value that is sent and the one before, so that no edge is refused while a new one spreads.
+    values = [json.dumps(item["SearchString"]) for item in matches]
+    assert values[0] == json.dumps(sent["HeaderValue"]) and values[0] != values[1]
+    assert all("{{resolve:secretsmanager:" in value for value in values)
+    assert "resolve:secretsmanager" not in json.dumps(rated["api"]["Outputs"])
+    # The whole stage of the API: open paths, too. And the check is there before CloudFront sends a new value.
+    [association] = properties(rated["api"], "AWS::WAFv2::WebACLAssociation")
+    assert "/stages/" in json.dumps(association["ResourceArn"])
+    [resource] = [item for item in rated["api"]["Resources"].values() if item["Type"] == "AWS::CloudFront::Distribution"]
+    acls = [name for name, item in rated["api"]["Resources"].items() if item["Type"] == "AWS::WAFv2::WebACL"]
+    assert set(acls) <= set(resource["DependsOn"])
+
+
+def test_rotating_keeps_the_secret_that_was_sent_until_then(rated: Templates) -> None:
+    secrets = {name for name, item in rated["api"]["Resources"].items() if item["Type"] == "AWS::SecretsManager::Secret"}
+    assert {name for name in secrets if "OriginKey3" in name} and {name for name in secrets if "OriginKey2" in name}
+    assert len(secrets) == 2
 
 
 def test_the_local_stage_has_neither_cloudfront_nor_a_web_acl(local: Templates) -> None:
@@ -121,6 +236,8 @@ def test_the_local_stage_has_neither_cloudfront_nor_a_web_acl(local: Templates) 
         ({"api.private": "true"}, "root none"),
         ({"api.private": "true", "api.root": "none"}, "vpc_endpoint_ids"),
         ({"api.tiers": "{}"}, "tiers"),
+        ({"api.tiers.trial.documents_per_minute": "499"}, "documents_per_request"),
+        ({"api.tiers.trial.documents_per_request": "null"}, "documents_per_request"),
     ],
 )
 def test_settings_that_do_not_go_together_are_refused(wrong: dict[str, str], said: str) -> None:

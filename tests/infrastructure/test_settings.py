@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 from synthesis import CONTEXT
 
-from cdk.settings import SettingsError, load_settings
+from ko_reranker.instances import AMPERE, gpu_of
+from ko_reranker.settings import SettingsError, load_settings
 
 
 def settings(**overrides: Any):
@@ -38,11 +39,29 @@ def test_an_override_on_the_command_line_lies_over_both_and_takes_its_type() -> 
         ("translation.max_rejected_fraction", "2", "translation.max_rejected_fraction"),
         ("serving.min_instances", "1", "canary needs min_instances"),
         ("alerts.email", "nobody", "alerts.email"),
+        ("serving.server.precision", "half", "serving.server.precision"),
+        ("serving.server.precision", "int8", "has a GPU"),
+        ("serving.server.batch_tokens", "0", "serving.server.batch_tokens"),
+        ("serving.server.log_level", "loud", "serving.server.log_level"),
+        ("serving.server.dtype", "fp32", "serving.server.dtype is not a setting"),
+        ("api.deadline_seconds", "29", "api.deadline_seconds"),
         ("region", "Seoul", "region"),
+        ("translation.target_language", "ja", "translation.target_language: Value error, must be ko (Korean), is 'ja'"),
         ("evaluation.must_beat", "[]", "evaluation.must_beat"),
         ("evaluation.must_beat.base.demand", "better", "evaluation.must_beat.base.demand"),
         ("evaluation.must_beat.baseline.demand", "above", "evaluation.must_beat.baseline is not a setting"),
+        ("evaluation.must_beat.base.margin", "2", "evaluation.must_beat.base: Value error, margin must be from -1 to 1"),
+        ("evaluation.must_beat.base.by", "2", "evaluation.must_beat.base.by is not a setting"),
+        (
+            "training.recipe",
+            "ko-reranker-v9",
+            "recipe must be one of ko-colbert-v1, ko-reranker-v1, ko-reranker-v2, mini, tiny-colbert, tiny",
+        ),
         ("evaluation.first_stage", "bigrams", "evaluation.first_stage"),
+        ("training.instance_type", "ml.g4dn.xlarge", "training: Value error, ml.g4dn.xlarge has a T4, which has no bf16"),
+        ("training.instance_type", "ml.p3.8xlarge", "training: Value error, ml.p3.8xlarge has a V100"),
+        ("evaluation.instance_type", "ml.p2.xlarge", "evaluation: Value error, ml.p2.xlarge has a K80"),
+        ("serving.instance_type", "ml.p3.2xlarge", "serving: Value error, ml.p3.2xlarge has a V100"),
     ],
 )
 def test_a_value_that_does_not_do_is_told_by_its_key(key: str, value: str, said: str) -> None:
@@ -66,9 +85,22 @@ def test_an_unknown_stage_is_told_with_the_known_ones() -> None:
 def test_every_stage_asks_a_candidate_not_to_be_below_anything() -> None:
     for stage in ("local", "dev", "prod"):
         asked = settings(stage=stage).evaluation.must_beat.asked
-        assert {name: one["demand"] for name, one in asked.items()} == dict.fromkeys(("none", "base", "deployed"), "not_below")
+        assert {name: one.demand for name, one in asked.items()} == dict.fromkeys(("none", "base", "deployed"), "not_below")
 
 
 def test_a_gate_that_asks_for_nothing_is_refused() -> None:
     with pytest.raises(SettingsError, match="one of none, base and deployed"):
         settings(stage="local", **{f"evaluation.must_beat.{row}.demand": "nothing" for row in ("none", "base", "deployed")})
+
+
+def test_an_older_gpu_goes_with_a_precision_that_it_has() -> None:
+    chosen = {"training.instance_type": "ml.g4dn.12xlarge", "training.recipe": "ko-reranker-v1"}
+    assert settings(stage="prod", **chosen).training.instance_type == "ml.g4dn.12xlarge"
+    assert settings(stage="prod", **{"evaluation.instance_type": "ml.g4dn.xlarge"}).evaluation
+
+
+def test_evaluation_computes_as_the_endpoint_does() -> None:
+    """The same GPU takes the same precision and kernels: what is evaluated is what is served."""
+    found = settings(stage="prod")
+    assert gpu_of(found.evaluation.instance_type) == gpu_of(found.serving.instance_type)
+    assert gpu_of(found.evaluation.instance_type).capability >= AMPERE

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,8 +13,14 @@ from aws_cdk import assertions
 from synthesis import Templates, synthesise
 from template_differences import machines, statements
 
+from cdk import lint
+from ko_reranker.operations.destroying import ORDER
+from ko_reranker.operations.synthesis import text
+from ko_reranker.retraining.training_request import FIELDS, TrainingPlace
+from ko_reranker.settings import load_settings
+
 ROOT = Path(__file__).parents[2]
-# Written by deploy-time-build, acknowledged one by one in cdk/acknowledgements.py.
+# Written by deploy-time-build, acknowledged one by one in cdk/constructs/image.py.
 FOREIGN = ("ContainerImageBuild", "DeployTimeBuild")
 
 
@@ -62,7 +67,8 @@ def test_the_data_bucket_is_versioned_under_a_key_and_expires_what_can_be_made_a
 
 
 def test_tables_are_encrypted_recoverable_and_kept(prod: Templates) -> None:
-    tables = dict(resources(prod, "AWS::DynamoDB::Table"))
+    # The API's table of counts holds the present minute and nothing worth keeping.
+    tables = dict(resources({"data": prod["data"]}, "AWS::DynamoDB::Table"))
     assert len(tables) == 2
     for item in tables.values():
         assert item["Properties"]["SSESpecification"]["SSEType"] == "KMS"
@@ -107,14 +113,23 @@ def test_the_map_over_shards_is_bounded_and_writes_its_results(prod: Templates) 
     assert shards["ResultWriter"]["Parameters"]["Prefix.$"] == "States.Format('{}/map', $.request.prefix)"
 
 
-def test_training_uses_checkpoints_an_uncompressed_artefact_and_a_name_for_each_attempt(prod: Templates) -> None:
+def test_training_sends_all_that_the_first_state_made_under_a_name_for_each_attempt(prod: Templates) -> None:
     train = dict(machines(prod["pipeline"]))["retrain"]["States"]["Train"]
     assert train["Resource"].endswith(":states:::sagemaker:createTrainingJob.sync")
-    parameters = train["Parameters"]
-    assert "$$.Execution.RedriveCount" in parameters["TrainingJobName.$"]
-    assert parameters["OutputDataConfig"]["CompressionType"] == "NONE"
-    assert parameters["CheckpointConfig"]["LocalPath"] == "/opt/ml/checkpoints"
-    assert parameters["EnableManagedSpotTraining.$"] == "$.request.use_spot"
+    parameters = dict(train["Parameters"])
+    name = parameters.pop("TrainingJobName.$")
+    assert "$.request.job_name" in name and "$$.Execution.RedriveCount" in name and "$$.State.RetryCount" in name
+    assert parameters == {f"{field}.$": f"$.request.training_job.{field}" for field in FIELDS}
+
+
+def test_the_first_state_knows_where_the_stage_trains(prod: Templates) -> None:
+    outputs = prod["pipeline"]["Outputs"]
+    function = prod["pipeline"]["Resources"][outputs["CheckInputFunction"]["Value"]["Ref"]]
+    place = TrainingPlace(**json.loads(text(function["Properties"]["Environment"]["Variables"]["TRAINING"])))
+    assert place.image == text(outputs["ImageUri"]["Value"])
+    assert "TrainingRole" in place.role_arn and "Key" in place.key_arn
+    context = json.loads((ROOT / "cdk.json").read_text(encoding="utf-8"))["context"]
+    assert place.volume_gb == load_settings({**context, "stage": "prod"}).training.volume_gb
 
 
 def test_every_state_that_can_fail_ends_in_a_sentence(prod: Templates) -> None:
@@ -127,6 +142,23 @@ def test_every_state_that_can_fail_ends_in_a_sentence(prod: Templates) -> None:
                 ("Unlock", "Give the lock", "Record the", "It is live")
             ):
                 assert body.get("Catch"), f"{name}: {state} catches nothing"
+
+
+def test_every_function_is_called_again_when_its_process_died(prod: Templates) -> None:
+    seen = 0
+    for _, definition in (*machines(prod["pipeline"]), *machines(prod["serving"])):
+        shards = [state["ItemProcessor"]["States"] for state in definition["States"].values() if state["Type"] == "Map"]
+        for states in (definition["States"], *shards):
+            for state in states.values():
+                if "Fn::GetAtt" not in str(state.get("Resource")) and "lambda:invoke" not in str(state.get("Resource")):
+                    continue
+                seen += 1
+                retries = {error: rule["MaxAttempts"] for rule in state["Retry"] for error in rule["ErrorEquals"]}
+                lost = ("Runtime.ExitError", "Runtime.OutOfMemory", "Sandbox.Timedout", "Lambda.Unknown")
+                assert {
+                    error: retries.get(error) for error in (*lost, "Lambda.ClientExecutionTimeoutException")
+                } == dict.fromkeys((*lost, "Lambda.ClientExecutionTimeoutException"), 2)
+    assert seen == 7
 
 
 def test_endpoint_and_scaling_come_with_serving_and_not_without(prod: Templates, prod_without_endpoint: Templates) -> None:
@@ -155,7 +187,7 @@ def test_an_update_shifts_one_instance_first_and_goes_back_on_the_endpoints_own_
     routing = rollout["BlueGreenUpdatePolicy"]["TrafficRoutingConfiguration"]
     assert (routing["Type"], routing["CanarySize"]) == ("CANARY", {"Type": "INSTANCE_COUNT", "Value": 1})
     watched = {alarm["AlarmName"] for alarm in rollout["AutoRollbackConfiguration"]["Alarms"]}
-    alarms = [item["Properties"] for _, item in resources(prod, "AWS::CloudWatch::Alarm")]
+    alarms = [item["Properties"] for _, item in resources({"serving": prod["serving"]}, "AWS::CloudWatch::Alarm")]
     assert watched == {alarm["AlarmName"] for alarm in alarms if alarm["Namespace"] == "AWS/SageMaker"}
     for alarm in alarms:
         if alarm["AlarmName"] in watched:
@@ -165,6 +197,48 @@ def test_an_update_shifts_one_instance_first_and_goes_back_on_the_endpoints_own_
     assert endpoint["Properties"]["DeploymentConfig"] == rollout
     # The way back asks no alarm: the failed model may have set it off.
     assert "DeploymentConfig" not in states["Put the old model back"]["Parameters"]
+
+
+def test_what_is_live_is_what_the_endpoint_runs_and_not_only_what_the_record_says(prod: Templates) -> None:
+    states = dict(machines(prod["serving"]))["deploy"]["States"]
+    [in_service, _] = states["Is the endpoint ready?"]["Choices"]
+    assert states[in_service["Next"]]["Resource"].endswith("sagemaker:describeEndpointConfig")
+    already, checking = states["Does it run the package?"]["Choices"]
+    assert {rule["Variable"] for rule in already["And"]} == {"$.runs.data", "$.runs.image", "$.live.parts[0]"}
+    assert states[checking["Next"]]["Parameters"]["ConditionExpression"] == "attribute_not_exists(id)"
+    rules = (item["Properties"] for _, item in resources(prod, "AWS::Events::Rule"))
+    patterns = [rule["EventPattern"] for rule in rules if "EventPattern" in rule]
+    assert [p["detail"]["EndpointName"] for p in patterns if p["detail-type"] == ["SageMaker Endpoint State Change"]] == [
+        ["ko-reranker-prod"]
+    ]
+
+
+def test_a_deploy_that_would_update_the_endpoint_asks_the_release_lock_before(prod: Templates, local: Templates) -> None:
+    for templates in (prod, local):
+        [(_, endpoint)] = resources(templates, "AWS::SageMaker::Endpoint")
+        [(config, _)] = resources(templates, "AWS::SageMaker::EndpointConfig")
+        [(guard, item)] = resources(templates, "Custom::ReleaseGuard")
+        assert guard in endpoint["DependsOn"]
+        assert item["Properties"]["EndpointConfig"] == {"Fn::GetAtt": [config, "EndpointConfigName"]}
+        assert item["Properties"]["DeploymentConfig"] == endpoint["Properties"].get("DeploymentConfig", {})
+        may = {action: statement for who, action, statement in statements(templates["serving"]) if "ReleaseGuard" in who}
+        assert {action for action in may if action.startswith(("dynamodb", "states", "cloudformation"))} == {
+            "dynamodb:GetItem",
+            "states:DescribeExecution",
+            "cloudformation:DescribeStacks",
+        }
+        assert json.loads(may["cloudformation:DescribeStacks"])["Resource"] == {"Ref": "AWS::StackId"}
+
+
+def test_a_canary_counts_on_the_instances_that_the_settings_ask_for(prod: Templates) -> None:
+    excluded = [{"VariantPropertyType": "DesiredInstanceCount"}]
+    [(_, endpoint)] = resources(prod, "AWS::SageMaker::Endpoint")
+    assert endpoint["Properties"]["ExcludeRetainedVariantProperties"] == excluded
+    states = dict(machines(prod["serving"]))["deploy"]["States"]
+    assert states["Update the endpoint"]["Parameters"]["ExcludeRetainedVariantProperties.$"] == "$.next.exclude"
+    [fewer] = states["Are there enough instances to keep?"]["Choices"]
+    assert fewer["And"][1]["NumericLessThan"] == 2
+    assert states[fewer["Next"]]["Result"] == excluded
 
 
 def test_a_package_says_what_it_comes_from_where_nothing_expires(prod: Templates) -> None:
@@ -190,17 +264,27 @@ def test_the_live_model_is_read_at_deploy_time_from_the_parameter_that_the_data_
     parameters = prod["serving"]["Parameters"].values()
     live = [p for p in parameters if p.get("Default") == "/ko-reranker/prod/live-model"]
     assert live[0]["Type"] == "AWS::SSM::Parameter::Value<List<String>>"
-    [(_, stored)] = resources(prod, "AWS::SSM::Parameter")
+    [(_, stored)] = resources(prod, "Custom::LiveModelParameter")
+    assert stored["Properties"]["Name"] == "/ko-reranker/prod/live-model"
     assert stored["Properties"]["Value"] == "none,none,none"
-    assert stored["DeletionPolicy"] == "Retain"
+    assert stored["DeletionPolicy"] == "RetainExceptOnCreate"
+    # No deploy writes it: CloudFormation's own parameter is another, and goes with the stack. What that was up to 0.1.0 stays.
+    [(_, own)] = resources(prod, "AWS::SSM::Parameter")
+    assert own["Properties"]["Name"] == "/ko-reranker/prod/no-model"
+    assert (own["DeletionPolicy"], own["UpdateReplacePolicy"]) == ("Delete", "Retain")
 
 
 def test_an_approval_starts_the_deploy_machine_and_stops_are_published(prod: Templates) -> None:
-    patterns = [item["Properties"]["EventPattern"] for _, item in resources(prod, "AWS::Events::Rule")]
+    rules = (item["Properties"] for _, item in resources(prod, "AWS::Events::Rule"))
+    patterns = [rule["EventPattern"] for rule in rules if "EventPattern" in rule]
     assert {
         "source": ["aws.sagemaker"],
         "detail-type": ["SageMaker Model Package State Change"],
-        "detail": {"ModelPackageGroupName": ["ko-reranker-prod"], "ModelApprovalStatus": ["Approved"]},
+        "detail": {
+            "ModelPackageGroupName": ["ko-reranker-prod"],
+            "ModelApprovalStatus": ["Approved"],
+            "$or": [{"UpdatedModelPackageFields": ["ModelApprovalStatus"]}, {"UpdatedModelPackageFields": [{"exists": False}]}],
+        },
     } in patterns
     stops = [p for p in patterns if p["source"] == ["aws.states"]]
     assert len(stops) == 2
@@ -215,37 +299,43 @@ def test_machine_logs_hold_no_data(prod: Templates) -> None:
 @pytest.mark.parametrize("stage", ["local", "dev", "prod"])
 def test_every_stage_synthesises_without_an_account(stage: str) -> None:
     templates, _ = synthesise(stage)
-    assert set(templates) == {"data", "pipeline", "serving", "api"}
+    assert set(templates) == {"data", "pipeline", "serving", "api", "observability"}
 
 
-def test_state_machines_are_valid_amazon_states_language(prod: Templates, tmp_path: Path) -> None:
-    for name, definition in (*machines(prod["pipeline"]), *machines(prod["serving"])):
-        # What CloudFormation fills in is put into form, so that the validator sees ARNs where ARNs belong.
-        text = re.sub(r"\{'Ref': 'AWS::Partition'\}", "aws", json.dumps(definition))
-        text = re.sub(r"\{'Fn::GetAtt': \[[^\]]*\]\}", "arn:aws:lambda:ap-northeast-2:111122223333:function:f", text)
-        text = re.sub(r"\{'(Fn::ImportValue|Ref)': '[^']*'\}", "name", text)
-        path = tmp_path / f"{name}.asl.json"
-        path.write_text(text)
-        done = subprocess.run(
-            [str(ROOT / "node_modules/.bin/asl-validator"), "--json-path", str(path)],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
+def test_a_stage_is_taken_away_in_the_order_in_which_its_stacks_import_from_each_other() -> None:
+    templates, _ = synthesise("prod", **{"serving.enabled": "true", "api.waf_requests_per_5_minutes": "2000"})
+    assert set(templates) == set(ORDER)
+    for name, template in templates.items():
+        for exporting in re.findall(r'"Fn::ImportValue": "ko-reranker-prod-(\w+):', json.dumps(template)):
+            assert ORDER.index(name) < ORDER.index(exporting), f"{exporting} can't go while {name} imports from it"
 
 
-def test_cfn_lint_finds_nothing(prod: Templates, tmp_path: Path) -> None:
-    paths = []
-    for name, template in prod.items():
-        paths.append(tmp_path / f"{name}.json")
-        paths[-1].write_text(json.dumps(template))
-    # W3005: CDK writes dependencies that follow from references as well; W3045: the access log bucket's own setting.
-    ignored = ["--ignore-checks", "W3005", "W3045", "I"]
-    done = subprocess.run(
-        [str(ROOT / ".venv/bin/cfn-lint"), "--regions", "ap-northeast-2", *ignored, "--template", *map(str, paths)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+def test_lint_finds_nothing_in_the_templates(prod: Templates) -> None:
+    assert lint.findings(prod, "ap-northeast-2") == []
+
+
+def test_lint_finds_a_wrong_property_and_a_state_that_is_missing(prod: Templates) -> None:
+    wrong = json.loads(json.dumps({"pipeline": prod["pipeline"]}).replace("ItemProcessor", "ItemProcesor", 1))
+    _, function = next(resources(wrong, "AWS::Lambda::Function"))
+    function["Properties"]["MemorySise"] = 512
+    properties, states = lint.findings(wrong, "ap-northeast-2")
+    assert properties.startswith("cfn-lint: ") and "MemorySise" in properties
+    assert states.startswith("asl-validator: ")
+
+
+def test_the_images_build_has_room_for_cuda(prod: Templates) -> None:
+    (project,) = [item["Properties"] for _, item in resources(prod, "AWS::CodeBuild::Project")]
+    assert project["Environment"]["ComputeType"] == "BUILD_GENERAL1_LARGE"
+    assert project["Environment"]["PrivilegedMode"] is True, "Docker needs it"
+    assert project.get("TimeoutInMinutes", 60) >= 60
+
+
+def test_the_image_comes_from_a_registry_without_limits_and_asks_for_the_gpu() -> None:
+    dockerfile = (ROOT / "Dockerfile").read_text()
+    assert "ARG BASE_IMAGE=public.ecr.aws/docker/library/python:" in dockerfile
+    assert "NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility" in dockerfile
+    bases = re.findall(r"^ARG (?:BASE|CUDA)_IMAGE=(\S+)", dockerfile, re.MULTILINE)
+    hosts = {base.split("/")[0] for base in bases}
+    assert hosts == {"public.ecr.aws", "nvcr.io"}, "without a host's name it would be Docker Hub, which limits CodeBuild"
+    installs = re.findall(r"pip install [^\n]*", dockerfile)
+    assert all("--no-deps" in line for line in installs), "a lock that lacks something fails instead of being added to"

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from ko_reranker.local.cloud import LocalCloud
+from local_cloud.cloud import LocalCloud
 
 
 def free_port() -> int:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from local_support import Account, eventually, free_port
 
-from ko_reranker.local.cloud import LocalCloud
+from local_cloud.cloud import LocalCloud
 
 KEY = "a-key-of-twenty-characters-or-more"
 
@@ -150,13 +150,31 @@ def template(name: str, authorizer: str, backend: str, without: str = "") -> dic
                 "RequestModels": {"application/json": {"Ref": "Model"}},
             },
         },
+        "Open": {
+            "Type": "AWS::ApiGateway::Resource",
+            "Properties": {
+                "RestApiId": {"Ref": "Api"},
+                "ParentId": {"Fn::GetAtt": ["Api", "RootResourceId"]},
+                "PathPart": "open",
+            },
+        },
+        "OpenMethod": {
+            "Type": "AWS::ApiGateway::Method",
+            "Properties": {
+                "RestApiId": {"Ref": "Api"},
+                "ResourceId": {"Ref": "Open"},
+                "HttpMethod": "GET",
+                "AuthorizationType": "NONE",
+                "Integration": method["Integration"],
+            },
+        },
         "BadKey": response("INVALID_API_KEY", 401, StatusCode="401"),
         "Throttled": response("THROTTLED", 429, ResponseParameters={"gatewayresponse.header.Retry-After": "'1'"}),
         "Broken": response("DEFAULT_5XX", 500),
         "Deployment": {
             "Type": "AWS::ApiGateway::Deployment",
             "Properties": {"RestApiId": {"Ref": "Api"}},
-            "DependsOn": ["ProxyMethod", "StrictMethod", "BadKey", "Throttled", "Broken"],
+            "DependsOn": ["ProxyMethod", "StrictMethod", "OpenMethod", "BadKey", "Throttled", "Broken"],
         },
         "Log": {"Type": "AWS::Logs::LogGroup", "Properties": {"LogGroupName": f"access-{name}"}},
         "Stage": {
@@ -165,6 +183,10 @@ def template(name: str, authorizer: str, backend: str, without: str = "") -> dic
                 "RestApiId": {"Ref": "Api"},
                 "StageName": "v",
                 "DeploymentId": {"Ref": "Deployment"},
+                "MethodSettings": [
+                    {"ResourcePath": "/*", "HttpMethod": "*", "ThrottlingRateLimit": 200, "ThrottlingBurstLimit": 400},
+                    {"ResourcePath": "/~1open", "HttpMethod": "GET", "ThrottlingRateLimit": 0.01, "ThrottlingBurstLimit": 2},
+                ],
                 "AccessLogSetting": {
                     "DestinationArn": {"Fn::GetAtt": ["Log", "Arn"]},
                     "Format": LOG_FORMAT,
@@ -328,6 +350,19 @@ class TestProxy:
         answers = [api.call(Authorization=key["value"]) for _ in range(3)]
         assert [answer.status for answer in answers] == [200, 200, 429]
         assert {name.lower(): value for name, value in answers[-1].headers.items()}["retry-after"] == "1"
+
+    def test_a_method_has_a_throttle_of_its_own(self, api: Api):
+        answers = [api.call("/open", "GET") for _ in range(3)]
+        assert [answer.status for answer in answers] == [200, 200, 429]
+        assert {name.lower(): value for name, value in answers[-1].headers.items()}["retry-after"] == "1"
+        assert api.call(x_api_key=api.key).status == 200
+
+    def test_the_stage_has_a_throttle_for_every_method(self, account: Account, functions: tuple[str, str]):
+        api = deploy_api(account, "throttled", functions)
+        limits = {"rateLimit": "0.01", "burstLimit": "1"}
+        changes = [{"op": "replace", "path": f"/*/*/throttling/{name}", "value": value} for name, value in limits.items()]
+        account.client("apigateway").update_stage(restApiId=api.api_id, stageName="v", patchOperations=changes)
+        assert [api.call(x_api_key=api.key).status for _ in range(2)] == [200, 429]
 
 
 class TestPermissions:

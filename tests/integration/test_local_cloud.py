@@ -18,9 +18,9 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
-from ko_reranker.local.cloud import LocalCloud, LocalCloudError
-from ko_reranker.local.settings import Image
-from ko_reranker.local.snapshots import QUIET_SECONDS
+from local_cloud.cloud import LocalCloud, LocalCloudError
+from local_cloud.settings import Image
+from local_cloud.snapshots import QUIET_SECONDS
 
 IMAGE = "local/test-image:latest"
 IMAGES = {"local/test-image": Image((sys.executable, str(Path(__file__).with_name("local_cloud_image.py"))))}
@@ -96,6 +96,11 @@ def prepare(cloud: LocalCloud) -> None:
             },
             {"Effect": "Allow", "Action": "s3:ListBucket", "Resource": f"arn:aws:s3:::{BUCKET}"},
             {"Effect": "Allow", "Action": "logs:*", "Resource": "*"},
+            {
+                "Effect": "Allow",
+                "Action": "cloudwatch:DescribeAlarms",
+                "Resource": "arn:aws:cloudwatch:ap-northeast-2:000000000000:alarm:watched-*",
+            },
         ],
     }
     iam.put_role_policy(RoleName="job-role", PolicyName="p", PolicyDocument=json.dumps(allow))
@@ -147,7 +152,7 @@ def deploy_model(cloud: LocalCloud, reply: str) -> str:
     sagemaker = cloud.client("sagemaker")
     job = train(cloud, f"job-{reply}", HyperParameters={"reply": reply})
     data = {
-        "S3Uri": job["ModelArtifacts"]["S3ModelArtifacts"],
+        "S3Uri": f"{job['ModelArtifacts']['S3ModelArtifacts']}/",  # the answer comes without the slash that a prefix needs
         "S3DataType": "S3Prefix",
         "CompressionType": "None",
     }
@@ -236,8 +241,8 @@ def test_a_training_job_reads_its_channel_and_leaves_an_uncompressed_model(cloud
     job = train(cloud, "plain")
     assert job["TrainingJobStatus"] == "Completed"
     artifact = job["ModelArtifacts"]["S3ModelArtifacts"]
-    assert artifact == f"s3://{BUCKET}/mine/models/r1/plain/output/model/"
-    assert read_json(cloud, artifact + "model.json")["seen"] == ["a.jsonl", "b.jsonl"]
+    assert artifact == f"s3://{BUCKET}/mine/models/r1/plain/output/model"
+    assert read_json(cloud, artifact + "/model.json")["seen"] == ["a.jsonl", "b.jsonl"]
     assert job["FinalMetricDataList"][0]["Value"] == pytest.approx(1 / 3, abs=1e-3)
     assert [t["Status"] for t in job["SecondaryStatusTransitions"]] == [
         "Starting", "Downloading", "Training", "Uploading", "Completed",
@@ -247,7 +252,7 @@ def test_a_training_job_reads_its_channel_and_leaves_an_uncompressed_model(cloud
 def test_two_hosts_share_one_rendezvous(cloud: LocalCloud) -> None:
     resources = {"InstanceType": "ml.g5.xlarge", "InstanceCount": 2, "VolumeSizeInGB": 10}
     job = train(cloud, "two-hosts", ResourceConfig=resources)
-    report = read_json(cloud, job["ModelArtifacts"]["S3ModelArtifacts"] + "model.json")
+    report = read_json(cloud, job["ModelArtifacts"]["S3ModelArtifacts"] + "/model.json")
     assert report["hosts"] == ["algo-1", "algo-2"]
     assert report["master"][0] == "127.0.0.1"
     assert int(report["master"][1]) > 0
@@ -262,7 +267,7 @@ def test_a_later_job_finds_the_checkpoints_of_an_earlier_one(cloud: LocalCloud) 
     checkpoints = {"S3Uri": f"s3://{BUCKET}/mine/checkpoints/r3"}
     train(cloud, "first-attempt", CheckpointConfig=checkpoints)
     job = train(cloud, "second-attempt", CheckpointConfig=checkpoints)
-    report = read_json(cloud, job["ModelArtifacts"]["S3ModelArtifacts"] + "model.json")
+    report = read_json(cloud, job["ModelArtifacts"]["S3ModelArtifacts"] + "/model.json")
     assert report["resumed"] == ["step-0"]
 
 
@@ -281,7 +286,7 @@ def test_an_interrupted_spot_job_goes_on_from_its_checkpoints_on_other_instances
     cloud.interrupt(name)
     job = ended(lambda: sagemaker.describe_training_job(TrainingJobName=name), "TrainingJobStatus")
     assert job["TrainingJobStatus"] == "Completed"
-    assert read_json(cloud, job["ModelArtifacts"]["S3ModelArtifacts"] + "model.json")["resumed"] == ["step-0"]
+    assert read_json(cloud, job["ModelArtifacts"]["S3ModelArtifacts"] + "/model.json")["resumed"] == ["step-0"]
     assert [t["Status"] for t in job["SecondaryStatusTransitions"]] == [
         "Starting", "Downloading", "Training", "Interrupted", "Starting", "Downloading", "Training", "Uploading", "Completed",
     ]  # fmt: skip
@@ -574,7 +579,7 @@ def test_a_restart_keeps_everything_and_brings_the_endpoint_back(tmp_path: Path)
 def test_the_server_and_its_processes_end_with_the_program_that_started_it(tmp_path: Path) -> None:
     cloud = LocalCloud(tmp_path, port=free_port(), gateway_port=free_port(), images=IMAGES)
     program = (
-        "import sys, time; from pathlib import Path; from ko_reranker.local.cloud import LocalCloud; "
+        "import sys, time; from pathlib import Path; from local_cloud.cloud import LocalCloud; "
         f"LocalCloud(Path(sys.argv[1]), {cloud.settings.port}, {cloud.settings.gateway_port}).start(); "
         "print('up', flush=True); time.sleep(600)"
     )

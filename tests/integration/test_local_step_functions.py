@@ -11,8 +11,8 @@ import pytest
 from botocore.exceptions import ClientError
 from local_support import Account, allow, eventually, free_port, one_state, policy, task
 
-from ko_reranker.local.cloud import LocalCloud
-from ko_reranker.local.settings import Image
+from local_cloud.cloud import LocalCloud
+from local_cloud.settings import Image
 
 SOURCE = """
 class Poison(Exception):

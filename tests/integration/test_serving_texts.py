@@ -87,7 +87,7 @@ def test_the_answer_at_the_end_of_a_long_document_is_found(server: Server) -> No
     assert whole > scores(server, [long], max_chunks_per_doc=1)[0]
     assert whole > nothing
     warnings = ask(server, [long, "짧은 문서"])["meta"]["warnings"]
-    assert any("several pieces" in warning and "1 of 2" in warning for warning in warnings)
+    assert any("several chunks" in warning and "1 of 2" in warning for warning in warnings)
 
 
 def test_what_is_left_unread_is_a_warning(server: Server) -> None:

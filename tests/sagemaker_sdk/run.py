@@ -14,10 +14,10 @@ sys.path.insert(0, str(HERE.parent))
 
 from environments import environment, local_stage, pytest  # noqa: E402 - beside this folder
 
-from ko_reranker.local.cloud import LocalCloud  # noqa: E402
-from ko_reranker.operations import deploying  # noqa: E402
 from ko_reranker.operations.project import Project  # noqa: E402
 from ko_reranker.operations.stage import Stage  # noqa: E402
+from local_cloud import deploying  # noqa: E402
+from local_cloud.cloud import LocalCloud  # noqa: E402
 
 
 def main() -> int:

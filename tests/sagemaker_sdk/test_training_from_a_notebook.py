@@ -56,7 +56,7 @@ def machine_run(stage: Stage) -> dict[str, Any]:
     name = f"machine-{time.time_ns()}"
     arn = executions.start(stage, "RetrainStateMachine", execution_input, name)
     sagemaker, prefix = stage.client("sagemaker"), f"{stage.prefix}-{name}"
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 400
     while True:
         found = sagemaker.list_training_jobs(NameContains=prefix)["TrainingJobSummaries"]
         if found:
@@ -96,7 +96,7 @@ def test_the_log_is_shown_while_the_job_runs(printed: str) -> None:
 def test_the_job_is_asked_for_as_the_state_machine_asks(stage: Stage, machine_run: dict[str, Any], model: str) -> None:
     run, name = model.split("/")[4:6]
     job = TrainingJob.get(name)
-    assert (job.training_job_status, job.model_artifacts.s3_model_artifacts) == ("Completed", model)
+    assert (job.training_job_status, job.model_artifacts.s3_model_artifacts) == ("Completed", model.rstrip("/"))
     described = stage.client("sagemaker").describe_training_job(TrainingJobName=name)
     data = described["InputDataConfig"][0]["DataSource"]["S3DataSource"]
     assert data["S3Uri"].endswith(f"/runs/{machine_run['run']}/dataset/")
@@ -112,7 +112,7 @@ def test_its_model_goes_into_the_registry_as_it_lies(stage: Stage, model: str) -
 
 
 def test_a_wrong_field_is_told_in_the_state_machines_words(machine_run: dict[str, Any]) -> None:
-    with pytest.raises(OperationError, match="recipe must be one of"):
+    with pytest.raises(OperationError, match="There is no recipe"):
         notebook.train("local", machine_run["run"], recipe="grandmother's", project=PROJECT)
 
 

@@ -7,6 +7,7 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -15,6 +16,7 @@ from botocore.exceptions import ClientError
 
 from ko_reranker.data.jsonl import dump_line
 from ko_reranker.data.store import Store
+from ko_reranker.retraining.run import Run
 
 FUNCTIONS = Path(__file__).parents[2] / "lambda"
 HANGUL = [chr(code) for code in range(ord("가"), ord("가") + 400)]
@@ -189,21 +191,34 @@ class KillableClient:
         return call
 
 
-def request(**changes: Any) -> dict[str, Any]:
-    """A resolved request, as check_input gives it to the other functions."""
-    return {
-        "dataset": "d",
-        "source_language": "en",
-        "target_language": "ko",
-        "translate": True,
-        "formality": None,
-        "terminology": None,
-        "prefix": "runs/r",
-        "max_translation_usd": 50.0,
-        "max_rejected_fraction": 0.5,
-        "dev_fraction": 0.3,
-        **changes,
-    }
+RUN = Run(
+    name="r",
+    continues=False,
+    job_name="ko-reranker-dev-r",
+    dataset="d",
+    source_language="en",
+    target_language="ko",
+    max_translation_usd=50.0,
+    dry_run=False,
+    formality=None,
+    terminology=None,
+    dev_fraction=0.3,
+    max_rejected_fraction=0.5,
+    mine_negatives=True,
+    recipe="ko-reranker-v2",
+    base_model="hub/base",
+    hyperparameters={"recipe": "ko-reranker-v2", "base_model": "hub/base"},
+    instance_type="ml.g5.xlarge",
+    instance_count=2,
+    use_spot=True,
+    stopping_condition={"MaxRuntimeInSeconds": 60, "MaxWaitTimeInSeconds": 120},
+    approval="manual",
+)
+
+
+def a_run(**changes: Any) -> Run:
+    """A run, as check_input resolves it for the other functions."""
+    return replace(RUN, **changes)
 
 
 def put_records(store: Store, rows: Iterable[Any], key: str = "raw/d/a.jsonl") -> None:
@@ -217,4 +232,4 @@ def put_shard(store: Store, settings: Any, texts: Iterable[str], key: str = "run
         Key=key,
         Body=b"".join(dump_line({"id": settings.key(text), "text": text}) for text in texts),
     )
-    return {"shard": 0, "key": key, "cursor": 0, "counts": {}, "request": request()}
+    return {"shard": 0, "key": key, "cursor": 0, "counts": {}, "request": a_run().to_json()}

@@ -56,8 +56,8 @@ class PublicApi:
             self._authorise = importlib.import_module("api_keys").find_key
         with _importing("rerank"):
             self._reranking = importlib.import_module("reranking")
-            endpoint = importlib.import_module("model_endpoint").ModelEndpoint("live", Model())
-        self._answer = lambda event: self._reranking.answer(event, endpoint, self._reranking.Settings("live"))
+            self._endpoint = importlib.import_module("model_endpoint").ModelEndpoint("live", Model())
+        self._answer = lambda event: self._reranking.answer(event, self._endpoint, self._reranking.Settings("live"))
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         headers = {name[5:].replace("_", "-").title(): text for name, text in environ.items() if name.startswith("HTTP_")}
@@ -70,21 +70,18 @@ class PublicApi:
 
     def call(self, method: str, path: str, headers: dict[str, str], body: bytes) -> dict[str, Any]:
         """Return the proxy response to a request."""
-        is_open = method == "GET" and path in _OPEN
+        is_open = method in {"GET", "HEAD"} and path in _OPEN
         if not is_open and self._authorise(headers) != KEY:
             refused = ProtocolError(401, "unknown API key, or one that is switched off")
             content = encode_body(refused.body()).decode()
             return {"statusCode": 401, "headers": {"Content-Type": "application/json"}, "body": content}
-        try:
-            text, encoded = body.decode(), False
-        except UnicodeDecodeError:
-            text, encoded = base64.b64encode(body).decode(), True
         event = {
             "httpMethod": method,
             "path": path,
             "headers": headers,
-            "body": text,
-            "isBase64Encoded": encoded,
+            # Every media type is binary to the API.
+            "body": base64.b64encode(body).decode() if body else None,
+            "isBase64Encoded": bool(body),
             "requestContext": {"requestId": "a1b2", "stage": "api"},
         }
         with contextlib.redirect_stdout(io.StringIO()):  # the function's log

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from ko_reranker.engine import Engine
-from ko_reranker.rankers import Scored
-from ko_reranker.rankers.pairs import EncodedDocuments
+from ko_reranker.rankers import Cost, Ranker, Scored
+from ko_reranker.rankers.interface import Rounds
 
 
 @dataclass(frozen=True)
@@ -24,8 +24,8 @@ class Pair:
         return self.tokens
 
 
-class StubRanker:
-    """Reads up to ``max_length`` characters of a document, query not counted; never in pieces.
+class StubRanker(Ranker):
+    """Reads up to ``max_length`` characters of a document, query not counted; never in chunks.
 
     Args:
         max_queue_tokens: the engine's.
@@ -46,18 +46,14 @@ class StubRanker:
         """Return what the model says of a pair: here the number of the query's characters that the document has, too."""
         return len(set(query) & set(document))
 
-    def prepare(self, query: str, documents: Sequence[str], **limits: int | None) -> EncodedDocuments:
+    def rounds(self, query: str, documents: Sequence[str], **options: int | str | None) -> Rounds:
         self.calls.append(list(documents))
-        lengths = np.array([len(document) for document in documents], dtype=np.int32)
         pairs = [Pair(query, document, min(len(document), self.max_length)) for document in documents]
-        return EncodedDocuments(pairs, np.ones_like(lengths), lengths > self.max_length, len(query) > self.max_length)
-
-    def finish(self, encoded: EncodedDocuments, logits: np.ndarray) -> Scored:
-        tokens = np.array([len(pair) for pair in encoded.pairs], dtype=np.int32)
-        return Scored(logits, tokens, encoded.truncated, encoded.query_truncated, encoded.chunks)
-
-    def close(self) -> None:
-        self.engine.close()
+        logits = yield pairs
+        lengths = np.array([len(document) for document in documents], dtype=np.int32)
+        tokens = np.array([len(pair) for pair in pairs], dtype=np.int32)
+        cut = lengths > self.max_length, len(query) > self.max_length
+        return Scored(np.array(logits, np.float32), tokens, *cut, np.ones_like(lengths), Cost.of(pairs))
 
     def _forward(self, pairs: Sequence[Pair]) -> tuple[np.ndarray, int]:
         logits = np.array([self.logit(pair.query, pair.document) for pair in pairs], dtype=np.float32)

@@ -7,7 +7,8 @@ from typing import Any
 
 import boto3
 import pytest
-from botocore.stub import Stubber
+from botocore.stub import ANY, Stubber
+from loading import load
 from typer.testing import CliRunner
 
 from ko_reranker.cli import app
@@ -43,7 +44,9 @@ class Account:
             asked = {**asked, **more}
 
     def makes(self, name: str, plan: str) -> None:
-        described = {"name": f"ko-reranker-dev-{name}", "enabled": True, "description": "Made by ko-reranker keys create"}
+        described = {"name": f"ko-reranker-dev-{name}", "enabled": True, "description": "Made by ko-reranker keys create"} | {
+            "value": ANY
+        }
         self.stubber.add_response("create_api_key", {"id": "k9", "value": VALUE}, described)
         self.stubber.add_response("create_usage_plan_key", {}, {"usagePlanId": plan, "keyId": "k9", "keyType": "API_KEY"})
 
@@ -69,6 +72,23 @@ def test_a_key_is_made_on_its_tier_and_its_value_given(account):
     account.lists([key("k1", "ko-reranker-dev-first")])
     account.makes("search-team", "p2")
     assert api_keys.create(account.stage, "search-team", "trial") == VALUE
+
+
+def test_a_key_names_its_tier_to_the_authorizer_and_no_two_are_alike(account):
+    made = []
+
+    def keep(params, **_):
+        made.append(params["value"])
+
+    account.client.meta.events.register("provide-client-params.apigateway.CreateApiKey", keep)
+    for tier, plan in (("standard", "p1"), ("trial", "p2"), ("trial", "p2")):
+        account.plans()
+        account.lists([])
+        account.makes("team", plan)
+        api_keys.create(account.stage, "team", tier)
+    assert [load("authorizer", "api_keys").tier_of(value) for value in made] == ["standard", "trial", "trial"]
+    assert len(set(made)) == 3
+    assert all(20 <= len(value) <= 128 for value in made)
 
 
 def test_keys_of_every_page_are_listed_by_name_and_another_stages_are_not(account):

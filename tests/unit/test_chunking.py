@@ -1,4 +1,4 @@
-"""A long document is read whole, in pieces that overlap, unless a limit says how much of it."""
+"""A long document is read whole, in chunks that overlap, unless a limit says how much of it."""
 
 from __future__ import annotations
 
@@ -46,29 +46,29 @@ def test_a_limit_that_leaves_nothing_is_refused_by_name(wrong):
 
 @given(LENGTHS, WINDOWS, OVERLAPS)
 def test_without_limits_every_token_is_read_and_every_piece_is_full(length, window, overlap):
-    pieces = spans(length, window, overlap)
-    assert {token for start, end in pieces for token in range(start, end)} == set(range(length))
-    assert all(end - start == min(window, length) for start, end in pieces)
-    assert pieces == sorted(set(pieces))
+    chunks = spans(length, window, overlap)
+    assert {token for start, end in chunks for token in range(start, end)} == set(range(length))
+    assert all(end - start == min(window, length) for start, end in chunks)
+    assert chunks == sorted(set(chunks))
 
 
 @given(LENGTHS, WINDOWS, OVERLAPS)
 def test_neighbours_share_the_overlap_asked_for_and_no_needless_piece_is_read(length, window, overlap):
-    pieces = spans(length, window, overlap)
+    chunks = spans(length, window, overlap)
     shared = min(overlap, window // 2)
-    reach = [left[1] - right[0] for left, right in pairwise(pieces)]
+    reach = [left[1] - right[0] for left, right in pairwise(chunks)]
     assert all(count == shared for count in reach[:-1])
     assert all(count >= shared for count in reach)
-    if len(pieces) > 1:
-        assert pieces[-2][1] < length
+    if len(chunks) > 1:
+        assert chunks[-2][1] < length
 
 
 @given(LENGTHS, WINDOWS, OVERLAPS, LIMITS, st.none() | st.integers(1, 6_000))
 def test_limits_hold_and_take_from_the_end_only(length, window, overlap, max_chunks, max_tokens):
-    pieces = spans(length, window, overlap, max_chunks, max_tokens=max_tokens)
-    assert 1 <= len(pieces) <= (max_chunks or len(pieces))
-    assert pieces[-1][1] <= min(length, max_tokens or length)
+    chunks = spans(length, window, overlap, max_chunks, max_tokens=max_tokens)
+    assert 1 <= len(chunks) <= (max_chunks or len(chunks))
+    assert chunks[-1][1] <= min(length, max_tokens or length)
     if max_tokens is None:
         free = spans(length, window, overlap)
-        # All but the last are the very same pieces; the last one of the free ones may have been moved back.
-        assert pieces[:-1] == free[: len(pieces) - 1]
+        # All but the last are the very same chunks; the last one of the free ones may have been moved back.
+        assert chunks[:-1] == free[: len(chunks) - 1]

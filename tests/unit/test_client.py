@@ -152,6 +152,14 @@ def test_an_answer_that_is_no_ranking_is_said_so(content):
     assert len(service.requests) == 1
 
 
+@pytest.mark.parametrize("end", ["", "/", "/v1", "/v2/", "/v1/v2", "//"])
+def test_a_base_url_may_end_in_a_version_as_other_clients_want_it(end):
+    service = Service()
+    with RerankClient("https://host" + end, "key", transport=httpx.MockTransport(service)) as client:
+        client.rerank("질문", ["문서"])
+    assert str(service.requests[-1].url) == "https://host/v2/rerank"
+
+
 @pytest.mark.parametrize("base_url", ["", "rerank.example.com", "ftp://rerank.example.com"])
 def test_a_base_url_that_is_none_is_refused_at_once(base_url):
     for kind in (RerankClient, AsyncRerankClient):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 
 import pytest
@@ -17,9 +18,9 @@ def test_the_root_can_be_moved(monkeypatch, tmp_path) -> None:
     assert container.model_dir() == tmp_path / "model"
 
 
-def test_hyperparameters_are_the_same_with_and_without_the_sdks_quotes(tmp_path) -> None:
-    (tmp_path / "hyperparameters.json").write_text('{"recipe": "\\"tiny\\"", "base_model": "a/b", "epochs": "2"}')
-    assert container.read_hyperparameters(tmp_path) == {"recipe": "tiny", "base_model": "a/b", "epochs": "2"}
+def test_hyperparameters_are_strings_whatever_they_were_written_as(tmp_path) -> None:
+    (tmp_path / "hyperparameters.json").write_text('{"recipe": "tiny", "epochs": 2, "gradient_checkpointing": true}')
+    assert container.read_hyperparameters(tmp_path) == {"recipe": "tiny", "epochs": "2", "gradient_checkpointing": "true"}
 
 
 def test_a_folder_without_settings_means_defaults_on_this_machine(tmp_path) -> None:
@@ -57,3 +58,15 @@ def test_running_out_of_memory_says_what_to_lower() -> None:
     assert "micro_batch_tokens" in container.describe(MemoryError())
     assert container.describe(KeyError("x")) == "KeyError: 'x'"
     assert container.describe(JobError("Do this.")) == "Do this."
+
+
+@pytest.mark.parametrize("words", ["Error while serializing: No space left on device (os error 28)", None])
+def test_a_full_disk_is_told_as_one_whoever_found_out(tmp_path, words) -> None:
+    error = ValueError("could not save")
+    if words:
+        error.__cause__ = RuntimeError(words)
+    else:
+        error.__cause__ = OSError(errno.ENOSPC, "No space left on device", str(tmp_path / "model.safetensors"))
+    sentence = container.describe(error)
+    assert sentence.startswith("The disk is full: the disk of /") and "free" in sentence and "volume_gb" in sentence
+    assert not container.describe(OSError(errno.ENOENT, "No such file", "x")).startswith("The disk")

@@ -87,7 +87,7 @@ def test_a_beir_folder_becomes_records(tmp_path) -> None:
     (folder / "queries.jsonl").write_text('{"_id": "q1", "text": "질문"}\n')
     (folder / "qrels" / "train.tsv").write_text("query-id\tcorpus-id\tscore\nq1\td1\t1\nq1\td2\t0\nq1\td9\t1\nq9\td1\t1\n")
     result, rows = converted(tmp_path, folder)
-    assert rows == [{"query": "질문", "pos": ["제목\n본문"], "neg": ["다른 글"]}]
+    assert rows == [{"id": "q1", "query": "질문", "pos": ["제목\n본문"], "neg": ["다른 글"]}]
     assert "2 left out" in result.output
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +12,40 @@ import boto3
 import pytest
 from botocore.stub import ANY, Stubber
 
-from ko_reranker.operations import checks
+from ko_reranker.operations import checks, synthesis
 from ko_reranker.operations.project import Project
 from ko_reranker.operations.stage import Stage
 
 ROOT = Path(__file__).parents[2]
+TOPIC = "arn:aws:sns:ap-northeast-2:111122223333:ko-reranker-prod"
 QUOTAS = {
     "ml.g5.12xlarge for training job usage": 0.0,
-    "ml.g4dn.xlarge for processing job usage": 2.0,
+    "ml.g5.xlarge for processing job usage": 2.0,
     "ml.g5.xlarge for endpoint usage": 8.0,
+}
+
+VALID = {"result": "OK", "diagnostics": []}
+INVALID = {
+    "result": "FAIL",
+    "diagnostics": [
+        {"severity": "ERROR", "code": "MISSING_TRANSITION_TARGET", "message": "no Nowhere", "location": "/States/A"}
+    ],
+}
+TEMPLATES = {
+    stack: {
+        "Resources": {
+            "Machine": {
+                "Type": "AWS::StepFunctions::StateMachine",
+                "Properties": {
+                    "StateMachineName": f"ko-reranker-prod-{name}",
+                    "DefinitionString": {
+                        "Fn::Join": ["", ['{"StartAt":"A","States":{"A":{"Type":"', "Pass", '","End":true}}}']]
+                    },
+                },
+            }
+        }
+    }
+    for stack, name in (("pipeline", "retrain"), ("serving", "deploy"))
 }
 
 
@@ -29,25 +55,42 @@ def project() -> Project:
 
 
 def look(
-    monkeypatch: pytest.MonkeyPatch, project: Project, answers: Callable[[str, Stubber], None]
+    monkeypatch: pytest.MonkeyPatch, project: Project, answers: Callable[[str, Stubber], None], *, valid: bool = True
 ) -> dict[str, checks.Finding]:
     """Run the checks of prod against stubbed clients."""
     stubs: list[Stubber] = []
 
-    def client(service: str) -> Any:
+    def client(service: str, region_name: str = "ap-northeast-2") -> Any:
         made = boto3.client(service, region_name="ap-northeast-2", aws_access_key_id="a", aws_secret_access_key="b")
         stub = Stubber(made)
         answers(service, stub)
+        if service == "stepfunctions":
+            stub.add_response("validate_state_machine_definition", VALID if valid else INVALID)
         stub.activate()
         stubs.append(stub)
         return made
 
     monkeypatch.setattr(Stage, "connect", lambda name, project: Stage(name, "ko-reranker-prod", "ap-northeast-2", client))
+
+    def synthesise(project: Project, stage: str, overrides: dict[str, str]) -> Any:
+        assert overrides == {"serving.enabled": "true"}, "without the endpoint the deploy's machine only records a model"
+        return TEMPLATES
+
+    monkeypatch.setattr(synthesis, "synthesise", synthesise)
     monkeypatch.setattr(checks, "_base_model", lambda stage, settings: checks.Finding("ok", "base model", ""))
     return {finding.subject: finding for finding in checks.check("prod", project)}
 
 
-def account(service: str, stub: Stubber, *, bootstrapped: bool = True, quotas: dict[str, float] | None = None) -> None:
+def account(
+    service: str,
+    stub: Stubber,
+    *,
+    bootstrapped: bool = True,
+    quotas: dict[str, float] | None = None,
+    concurrency: int = 1000,
+    subscriptions: list[dict[str, str]] | None = None,
+) -> None:
+    """Answer for an account: one that nothing was deployed into, but where a list of subscriptions is given."""
     if service == "sts":
         who = {"Account": "111122223333", "Arn": "arn:aws:iam::111122223333:user/dev", "UserId": "u"}
         stub.add_response("get_caller_identity", who)
@@ -62,9 +105,22 @@ def account(service: str, stub: Stubber, *, bootstrapped: bool = True, quotas: d
             for n, (name, value) in enumerate((QUOTAS if quotas is None else quotas).items())
         ]
         stub.add_response("list_service_quotas", {"Quotas": found}, {"ServiceCode": "sagemaker"})
+    elif service == "lambda":
+        stub.add_response("get_account_settings", {"AccountLimit": {"ConcurrentExecutions": concurrency}})
     elif service == "cloudformation":
-        for _ in range(8):
-            stub.add_client_error("describe_stacks", "ValidationError", "Stack does not exist")
+        deployed = {
+            "StackName": "s",
+            "CreationTime": datetime.now(UTC),
+            "StackStatus": "CREATE_COMPLETE",
+            "Outputs": [{"OutputKey": "TopicArn", "OutputValue": TOPIC}],
+        }
+        for _ in range(20):
+            if subscriptions is None:
+                stub.add_client_error("describe_stacks", "ValidationError", "Stack does not exist")
+            else:
+                stub.add_response("describe_stacks", {"Stacks": [deployed]})
+    elif service == "sns":
+        stub.add_response("list_subscriptions_by_topic", {"Subscriptions": subscriptions}, {"TopicArn": TOPIC})
 
 
 def test_a_gpu_quota_of_zero_is_an_error_with_the_command_that_asks_for_more(
@@ -116,3 +172,65 @@ def test_wrong_settings_are_told_before_any_call(project: Project) -> None:
     findings = list(checks.check("prod", Project(project.root, context)))
     assert findings[-1].subject == "settings"
     assert "training.instance_type" in findings[-1].message
+
+
+def test_the_endpoint_needs_twice_its_instances_while_it_is_updated(monkeypatch: pytest.MonkeyPatch, project: Project) -> None:
+    name = "ml.g5.xlarge for endpoint usage"
+    short = look(monkeypatch, project, lambda service, stub: account(service, stub, quotas={**QUOTAS, name: 7.0}))
+    assert short[name].level == "error" and "--desired-value 8" in short[name].message
+
+
+def test_a_new_accounts_ten_functions_at_a_time_are_too_few(monkeypatch: pytest.MonkeyPatch, project: Project) -> None:
+    found = look(monkeypatch, project, lambda service, stub: account(service, stub, concurrency=10))
+    assert found["Lambda concurrency"].level == "error"
+    assert "L-B99A9384" in found["Lambda concurrency"].message
+    assert look(monkeypatch, project, account)["Lambda concurrency"].level == "ok"
+
+
+def test_step_functions_checks_both_definitions(monkeypatch: pytest.MonkeyPatch, project: Project) -> None:
+    found = look(monkeypatch, project, account)
+    assert [found[f"state machine {name}"].level for name in ("retrain", "deploy")] == ["ok", "ok"]
+    found = look(monkeypatch, project, account, valid=False)
+    assert found["state machine deploy"].level == "error"
+    assert "/States/A no Nowhere" in found["state machine deploy"].message
+
+
+def test_a_rate_rule_at_cloudfront_needs_both_regions_bootstrapped(monkeypatch: pytest.MonkeyPatch, project: Project) -> None:
+    context = json.loads(json.dumps(project.context))
+    context["settings"]["prod"]["api"] = {"waf_requests_per_5_minutes": 2000}
+    missing = lambda service, stub: account(service, stub, bootstrapped=False)  # noqa: E731
+    found = look(monkeypatch, Project(project.root, context), missing)
+    assert "aws://111122223333/us-east-1" in found["bootstrap of us-east-1"].message
+    assert "bootstrap of us-east-1" not in look(monkeypatch, project, account)
+
+
+def mail(confirmed: bool) -> dict[str, str]:
+    arn = f"{TOPIC}:1" if confirmed else "PendingConfirmation"
+    return {"SubscriptionArn": arn, "Owner": "111122223333", "Protocol": "email", "Endpoint": "ops@example.com"}
+
+
+@pytest.mark.parametrize(
+    ("subscriptions", "level", "words"),
+    [
+        (None, "warning", "set alerts.email"),
+        ([], "warning", f"subscribe to {TOPIC}"),
+        ([mail(confirmed=False)], "warning", "ops@example.com has not confirmed"),
+        ([mail(confirmed=True)], "ok", "ops@example.com"),
+    ],
+)
+def test_alarms_that_nobody_hears_of_are_a_warning(
+    monkeypatch: pytest.MonkeyPatch,
+    project: Project,
+    subscriptions: list[dict[str, str]] | None,
+    level: str,
+    words: str,
+) -> None:
+    found = look(monkeypatch, project, lambda service, stub: account(service, stub, subscriptions=subscriptions))
+    assert (found["alarms"].level, words in found["alarms"].message) == (level, True), found["alarms"]
+
+
+def test_an_address_in_the_settings_is_asked_by_the_first_deploy(monkeypatch: pytest.MonkeyPatch, project: Project) -> None:
+    context = json.loads(json.dumps(project.context))
+    context["settings"]["prod"]["alerts"] = {"email": "ops@example.com"}
+    found = look(monkeypatch, Project(project.root, context), account)
+    assert found["alarms"].level == "ok"

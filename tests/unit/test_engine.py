@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import threading
 import time
 from concurrent.futures import CancelledError
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -19,16 +22,19 @@ from transformers import (
     ModernBertConfig,
     PreTrainedModel,
     RobertaConfig,
+    RoFormerConfig,
     XLMRobertaConfig,
 )
 
-from ko_reranker.engine import DeadlineExceeded, Engine, EngineBusy, EngineClosed, Ticket
-from ko_reranker.engine.encoders import make_encoder
+from ko_reranker.engine import DeadlineExceeded, Engine, EngineBusy, EngineClosed, Item, Ticket
+from ko_reranker.engine.attention import gpu_kernel
+from ko_reranker.engine.encoders import ENCODERS, make_encoder
 from ko_reranker.engine.forwards import PackedForward, PaddedForward
-from ko_reranker.engine.graphs import TOKENS_PER_SEQUENCE, fitting, ladder
+from ko_reranker.engine.graphs import TOKENS_PER_SEQUENCE, CudaRecorder, GraphForward, fitting, ladder
+from ko_reranker.engine.heads import logit_head
 from ko_reranker.engine.packing import pack
 from ko_reranker.engine.queueing import RequestQueue
-from ko_reranker.rankers.pairs import EncodedPair
+from ko_reranker.rankers.interface import LOGIT_BOUNDS
 
 VOCABULARY = 300
 PADDING = 1
@@ -47,11 +53,12 @@ CONFIGS = {
     "xlm-roberta": XLMRobertaConfig(**SHAPE, max_position_embeddings=130, type_vocab_size=1, layer_norm_eps=1e-5),
     "roberta": RobertaConfig(**SHAPE, max_position_embeddings=130, type_vocab_size=1, hidden_act="relu"),
     "bert": BertConfig(**SHAPE, max_position_embeddings=128),
+    "electra": ElectraConfig(**SHAPE, max_position_embeddings=128, embedding_size=24),
     "modernbert": ModernBertConfig(**MODERN, classifier_pooling="cls"),
     "modernbert, mean": ModernBertConfig(**MODERN, classifier_pooling="mean", norm_bias=True, attention_bias=True),
     "modernbert, windowed end": ModernBertConfig(**{**MODERN, "num_hidden_layers": 2}),
 }
-TYPED = {"bert"}
+TYPED = {"bert", "electra"}
 
 
 def make_model(name: str) -> PreTrainedModel:
@@ -63,26 +70,31 @@ def make_model(name: str) -> PreTrainedModel:
     return model
 
 
-def make_pairs(lengths: list[int], *, typed: bool, seed: int = 0) -> list[EncodedPair]:
+def make_pairs(lengths: list[int], *, typed: bool, seed: int = 0) -> list[Item]:
     draw = np.random.default_rng(seed)
     return [
         # The padding token is among them: a document can spell it out.
-        EncodedPair(np.append(0, draw.integers(1, VOCABULARY, length - 1)).astype(np.int32), length // 3, typed, False)
+        Item(np.append(0, draw.integers(1, VOCABULARY, length - 1)).astype(np.int32), length // 3 if typed else None)
         for length in lengths
     ]
 
 
 @torch.inference_mode()
-def plain_logits(model: PreTrainedModel, pairs: list[EncodedPair]) -> list[float]:
+def plain_logits(model: PreTrainedModel, pairs: list[Item]) -> list[float]:
     """Each pair alone, as transformers computes it."""
     features = [{name: torch.tensor([values]) for name, values in pair.features.items()} for pair in pairs]
     return [model(**f, attention_mask=torch.ones_like(f["input_ids"])).logits[0, 0].item() for f in features]
 
 
+def classifier(model: PreTrainedModel, **options: bool) -> PackedForward:
+    head = logit_head(model)
+    return PackedForward(make_encoder(model, reads=head.reads, **options), head)
+
+
 @pytest.fixture(scope="module", params=CONFIGS)
 def model_and_forward(request) -> tuple[str, PreTrainedModel, PackedForward]:
     model = make_model(request.param)
-    return request.param, model, PackedForward(make_encoder(model))
+    return request.param, model, classifier(model)
 
 
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -105,7 +117,7 @@ def test_logits_are_those_of_plain_transformers_whatever_the_batch(model_and_for
 def test_int8_ranks_nearly_alike_and_does_not_depend_on_the_batch(name):
     model = make_model(name)
     pairs = make_pairs(list(range(5, 85)), typed=name in TYPED)
-    forward = PackedForward(make_encoder(model, int8=True))
+    forward = classifier(model, int8=True)
     logits, exact = forward(pairs)[0], np.array(plain_logits(model, pairs))
     assert np.corrcoef(logits.argsort().argsort(), exact.argsort().argsort())[0, 1] > 0.97
     np.testing.assert_allclose(np.concatenate([forward([pair])[0] for pair in pairs]), logits, atol=1e-4)
@@ -115,28 +127,56 @@ def test_bf16_stays_close():
     model = make_model("xlm-roberta")
     pairs = make_pairs([7, 40, 99], typed=False)
     exact = plain_logits(model, pairs)
-    logits = PackedForward(make_encoder(model.bfloat16()))(pairs)[0]
+    logits = classifier(model.bfloat16())(pairs)[0]
     assert logits.dtype == np.float32
     np.testing.assert_allclose(logits, exact, atol=0.1)
 
 
 def test_an_architecture_without_an_encoder_is_computed_padded():
-    config = ElectraConfig(**SHAPE, embedding_size=48, max_position_embeddings=128)
+    config = RoFormerConfig(**SHAPE, embedding_size=48, max_position_embeddings=128)
     torch.manual_seed(0)
     model = AutoModelForSequenceClassification.from_config(config, attn_implementation="eager").eval()
-    assert make_encoder(model) is None
+    assert config.model_type not in ENCODERS
     pairs = make_pairs([3, 50, 20, 90, 4], typed=True)
-
-    def pad(batch: list[EncodedPair]) -> dict[str, torch.Tensor]:
-        width = max(map(len, batch))
-        names = batch[0].features
-        inputs = {name: torch.tensor([pair.features[name] + [0] * (width - len(pair)) for pair in batch]) for name in names}
-        mask = torch.tensor([[1] * len(pair) + [0] * (width - len(pair)) for pair in batch])
-        return {**inputs, "attention_mask": mask}
-
-    logits, computed = PaddedForward(model, pad, budget=120)(pairs)
+    logits, computed = PaddedForward(model, 120, padding_id=0)(pairs)
     np.testing.assert_allclose(logits, plain_logits(model, pairs), atol=1e-5)
     assert sum(map(len, pairs)) < computed < 5 * 90
+
+
+class TokenVectors:
+    """A head for the state of each token, as late interaction wants them."""
+
+    reads = "all"
+
+    def __call__(self, states, batch):
+        return states
+
+    def results(self, output, batch):
+        return [output[start:end].numpy() for start, end in itertools.pairwise(batch.offsets)]
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_another_head_gives_a_vector_for_each_token(name):
+    model = make_model(name)
+    engine = Engine(PackedForward(make_encoder(model, reads="all"), TokenVectors()), batch_tokens=60, workers=2)
+    items = make_pairs([17, 3, 50, 45], typed=name in TYPED)
+    for item, vectors in zip(items, engine.score(items), strict=True):
+        features = {name: torch.tensor([values]) for name, values in item.features.items()}
+        with torch.inference_mode():
+            expected = model.base_model(**features, attention_mask=torch.ones(1, len(item))).last_hidden_state[0]
+        np.testing.assert_allclose(vectors, expected, atol=5e-5)
+    engine.close()
+
+
+def test_a_classifier_of_several_labels_gives_a_logit_for_each():
+    torch.manual_seed(0)
+    config = copy.deepcopy(CONFIGS["xlm-roberta"])
+    config.num_labels = 3
+    model = AutoModelForSequenceClassification.from_config(config, attn_implementation="eager").eval()
+    (item,) = make_pairs([20], typed=False)
+    with torch.inference_mode():
+        expected = model(torch.tensor([item.features["input_ids"]])).logits
+    np.testing.assert_allclose(classifier(model)([item])[0], expected, atol=2e-5)
 
 
 class Recorder:
@@ -168,13 +208,13 @@ class Gate:
         return np.array(lengths, np.float32), sum(lengths)
 
 
-def of(lengths: list[int]) -> list[EncodedPair]:
+def of(lengths: list[int]) -> list[Item]:
     return make_pairs(lengths, typed=False)
 
 
 def test_no_padding_is_computed_and_the_budget_bounds_every_micro_batch():
     recorder = Recorder()
-    forward = PackedForward(make_encoder(make_model("xlm-roberta")))
+    forward = classifier(make_model("xlm-roberta"))
     engine = Engine(forward, batch_tokens=150, workers=2, observer=recorder)
     lengths = [100, 90, 80, 70, 60, 50, 40, 30, 20, 10] * 3
     engine.score(of(lengths))
@@ -208,8 +248,8 @@ def test_requests_in_flight_share_a_micro_batch():
     others = [engine.submit(of([20 + number, 40])) for number in range(5)]
     gate.leave.release()
     gate.leave.release()
-    assert [other.result(timeout=10).tolist() for other in others] == [[20 + number, 40] for number in range(5)]
-    assert first.result().tolist() == [500]
+    assert [other.result(timeout=10) for other in others] == [[20 + number, 40] for number in range(5)]
+    assert first.result() == [500]
     assert len(gate.given) == 2
     engine.close()
 
@@ -253,7 +293,7 @@ def test_a_full_queue_refuses_and_says_when_to_come_again():
         engine.submit(of([10]), deadline=time.monotonic())
     for _ in range(3):
         gate.leave.release()
-    assert [ticket.result(timeout=10).tolist() for ticket in tickets] == [[100]] * 4
+    assert [ticket.result(timeout=10) for ticket in tickets] == [[100]] * 4
     engine.close()
 
 
@@ -273,7 +313,7 @@ def test_what_is_cancelled_or_too_late_is_not_computed():
     time.sleep(0.06)
     gate.leave.release()
     gate.leave.release()
-    assert first.result(timeout=10).tolist() == [100, 100]
+    assert first.result(timeout=10) == [100, 100]
     with pytest.raises(DeadlineExceeded):
         late.result(timeout=10)
     with pytest.raises(CancelledError):
@@ -291,7 +331,7 @@ def test_a_failing_pass_fails_those_it_was_for_and_nobody_else():
     engine = Engine(forward, batch_tokens=10)
     with pytest.raises(RuntimeError, match="thirteen"):
         engine.score(of([13]))
-    assert engine.score(of([7])).tolist() == [7]
+    assert engine.score(of([7])) == [7]
     engine.close()
 
 
@@ -305,7 +345,7 @@ def test_a_closed_engine_finishes_what_it_took_and_takes_nothing_more():
     for _ in range(3):
         gate.leave.release()
     closing.join(timeout=10)
-    assert [ticket.result(timeout=1).tolist() for ticket in tickets] == [[100]] * 3
+    assert [ticket.result(timeout=1) for ticket in tickets] == [[100]] * 3
     with pytest.raises(EngineClosed):
         engine.submit(of([5]))
 
@@ -313,14 +353,16 @@ def test_a_closed_engine_finishes_what_it_took_and_takes_nothing_more():
 @pytest.mark.parametrize("name", CONFIGS)
 def test_a_batch_brought_to_a_graphs_size_keeps_its_logits(name):
     model = make_model(name)
-    encoder = make_encoder(model)
+    head = logit_head(model)
+    encoder = make_encoder(model, reads=head.reads)
     pairs = make_pairs([17, 3, 90, 45], typed=name in TYPED)
     batch = pack(pairs, first_position=encoder.first_position, padding_id=encoder.padding_id)
     size = fitting(ladder(2048, 100), batch, 100)
     filled = batch.filled(*size, 100)
     assert (filled.tokens, filled.sequences, filled.longest) == (*size, 100)
     with torch.inference_mode():
-        np.testing.assert_allclose(encoder(filled)[: len(pairs)], plain_logits(model, pairs), atol=2e-5)
+        logits = head.results(head(encoder(filled), filled), batch)
+    np.testing.assert_allclose(logits, plain_logits(model, pairs), atol=2e-5)
 
 
 @settings(deadline=None)
@@ -333,5 +375,133 @@ def test_every_micro_batch_of_the_engine_fits_a_graph(lengths, budget):
     queue = RequestQueue(budget, most_sequences=budget // TOKENS_PER_SEQUENCE)
     queue.add(Ticket(of(lengths), None, 0.0))
     while micro_batch := queue.take():
-        size = fitting(sizes, pack(micro_batch.pairs), 512)
+        size = fitting(sizes, pack(micro_batch.items), 512)
         assert size.tokens >= micro_batch.tokens
+
+
+@pytest.mark.parametrize("length", [8, 12, 20, 28, 40, 63, 100, 300])
+def test_short_passages_are_computed_with_as_little_padding_as_long_ones(length):
+    sizes = ladder(16_384, 512)
+    for count in (5, 50, 200, 16_384 // length):
+        batch = pack(of([length] * count))
+        if batch.tokens <= 16_384:
+            size = fitting(sizes, batch, 512)
+            assert size.tokens - batch.tokens <= max(512, batch.tokens / 8)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "capability", "head_size", "window", "kernel"),
+    [
+        (torch.float16, (7, 5), 64, False, "memory_efficient"),  # T4
+        (torch.bfloat16, (7, 5), 64, False, "one_by_one"),  # has no bf16
+        (torch.float32, (7, 5), 64, False, "memory_efficient"),
+        (torch.float16, (7, 5), 64, True, "one_by_one"),
+        (torch.float16, (8, 0), 64, False, "flash"),
+        (torch.bfloat16, (8, 6), 64, True, "flash"),
+        (torch.bfloat16, (12, 0), 64, False, "flash"),
+        (torch.float32, (9, 0), 64, False, "memory_efficient"),
+        (torch.float32, (9, 0), 64, True, "one_by_one"),
+        (torch.bfloat16, (9, 0), 12, False, "one_by_one"),
+        (torch.bfloat16, (9, 0), 320, False, "memory_efficient"),
+    ],
+)
+def test_attention_takes_a_kernel_that_the_gpu_has(dtype, capability, head_size, window, kernel):
+    assert gpu_kernel(dtype, head_size, capability, window=window) == kernel
+
+
+class OnTheDevice:
+    """An encoder that knows the sequences' bounds from the tensor alone, as a GPU's kernels do."""
+
+    def __init__(self, name: str) -> None:
+        self.model = make_model(name)
+        self.head = logit_head(self.model)
+        self.encoder = make_encoder(self.model, reads=self.head.reads)
+
+    def __getattr__(self, name: str):
+        return getattr(self.encoder, name)
+
+    def __call__(self, batch):
+        return self.encoder(replace(batch, offsets=tuple(batch.boundaries.tolist())))
+
+
+class Replayer:
+    """Records on a CPU: computes again on the same inputs, into the same result."""
+
+    def __init__(self) -> None:
+        self.recorded = 0
+
+    def record(self, compute):
+        self.recorded += 1
+        result = compute().clone()
+        return lambda: result.copy_(compute()), result
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_recorded_graphs_give_the_logits_of_plain_transformers(name):
+    encoder, recorder = OnTheDevice(name), Replayer()
+    model = encoder.model
+    forward = GraphForward(encoder, encoder.head, budget=1_024, longest=100, typed=name in TYPED, recorder=recorder)
+    assert recorder.recorded == len(forward.sizes)
+    for lengths in ([17, 3, 90, 45], [100] * 10, [6] * 120, [5], [100] * 11):
+        pairs = make_pairs(lengths, typed=name in TYPED)
+        logits, computed = forward(pairs)
+        np.testing.assert_allclose(logits, plain_logits(model, pairs), atol=2e-5)
+        assert computed == min((size.tokens for size in forward.sizes if size.tokens >= sum(lengths)), default=sum(lengths))
+
+
+def test_graphs_are_recorded_on_the_device_that_was_asked_for_and_on_one_stream(monkeypatch):
+    """PyTorch's own calls, taken down: without a device of their own they would go to the first one."""
+    device, streams, captures, launches = [0], [], [], []
+
+    @contextmanager
+    def entered(stack, value):
+        stack.append(value)
+        yield
+        stack.pop()
+
+    class Stream:
+        def __init__(self):
+            self.device = device[-1]
+            streams.append(self)
+
+        def wait_stream(self, other):
+            assert self.device == other.device
+
+    class Graph:
+        def replay(self):
+            launches.append(device[-1])
+
+    @contextmanager
+    def graph(recording, *, pool, stream):
+        captures.append((device[-1], pool, stream))
+        yield
+
+    current = [Stream(), Stream()]
+    current[1].device = 1
+    streams.clear()
+    monkeypatch.setattr(torch.cuda, "device", lambda place: entered(device, torch.device(place).index))
+    monkeypatch.setattr(torch.cuda, "Stream", Stream)
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: nullcontext())
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: current[device[-1]])
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: ("pool", device[-1]))
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
+    monkeypatch.setattr(torch.cuda, "graph", graph)
+    recorder = CudaRecorder(torch.device("cuda", 1))
+    bert = classifier(make_model("bert"))
+    forward = GraphForward(bert.encoder, bert.head, budget=1_024, longest=100, typed=True, recorder=recorder)
+    forward(make_pairs([30], typed=True))
+    assert captures == [(1, ("pool", 1), streams[0])] * len(forward.sizes)
+    assert len(streams) == 1
+    assert launches == [1]
+    assert device == [0]
+
+
+@pytest.mark.parametrize("name", ["xlm-roberta", "modernbert"])
+def test_in_bf16_a_pairs_logit_depends_on_its_company_within_the_stated_bound(name):
+    forward = classifier(make_model(name).bfloat16())
+    pairs = make_pairs([7, 40, 99, 23, 64, 5], typed=False)
+    together = forward(pairs)[0]
+    alone = np.concatenate([forward([pair])[0] for pair in pairs])
+    np.testing.assert_allclose(alone, together, atol=LOGIT_BOUNDS["bf16"])
+    # Its steps are those of fp32: in bf16 a logit of 2 would be one of 1/64.
+    assert (torch.from_numpy(together).bfloat16().float().numpy() != together).any()

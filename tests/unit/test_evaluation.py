@@ -8,30 +8,37 @@ import math
 import shutil
 import subprocess
 import sys
+import time
 import unicodedata
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from loading import load
+from kiwipiepy import Kiwi
 from scipy import stats
+from transformers import AutoModel
 
-from cdk.settings import load_settings
+from ko_reranker.commands.evaluate import print_report
 from ko_reranker.container import JobError, ProcessingFolders
 from ko_reranker.data.jsonl import read_record_file, read_rows, write_jsonl
 from ko_reranker.data.records import TrainingRecord
+from ko_reranker.evaluation import plots
 from ko_reranker.evaluation.bm25 import Bm25
 from ko_reranker.evaluation.candidates import CandidateSet, candidate_sets
 from ko_reranker.evaluation.comparison import first_stage_row, fused_row, row_of, run_row
+from ko_reranker.evaluation.evaluate import EvaluationError, EvaluationSettings, _identity, evaluate
 from ko_reranker.evaluation.metrics import METRICS, bootstrap_intervals, ranking_metrics
 from ko_reranker.evaluation.questions import Question, TestSet, TestSetError, read_test_set
 from ko_reranker.fusion import fuse
+from ko_reranker.languages import KOREAN
 from ko_reranker.models import resolve_model
-from ko_reranker.rankers import load_ranker
-from ko_reranker.rankers.cross_encoder import CrossEncoder
+from ko_reranker.rankers import EngineOptions, Ranker, load_ranker
+from ko_reranker.retraining.gate import decide
 from ko_reranker.samples import paths
-from training_job.evaluate import EvaluationSettings, evaluate, evaluate_job, job_models
+from ko_reranker.settings import load_settings
+from training_job.evaluate import evaluate_job, job_models
 
 PASSAGES = [f"{name} 사용하려면 도구를 설치합니다." for name in ("컴파일러를", "디버거를", "링커를", "편집기를", "어셈블러를")]
 TEST_SET = TestSet(
@@ -242,10 +249,7 @@ def test_prods_gate_refuses_the_tiny_model_and_says_why(job) -> None:
     folders, _ = job
     context = json.loads((Path(__file__).parents[2] / "cdk.json").read_text(encoding="utf-8"))["context"]
     evaluation = load_settings({**context, "stage": "prod"}).evaluation
-    decision = load("gate", "decision")
-    asked = {name: decision.Requirement(**values) for name, values in evaluation.must_beat.asked.items()}
-    gate = decision.Gate(evaluation.metric, asked, evaluation.min_queries)
-    result = decision.decide(json.loads((folders.output / "metrics.json").read_text(encoding="utf-8")), gate)
+    result = decide(json.loads((folders.output / "metrics.json").read_text(encoding="utf-8")), evaluation.gate)
     assert not result["passed"]
     assert "It had to be not below no reranker" in result["message"]
     assert "its base model" not in result["message"]
@@ -308,16 +312,40 @@ def test_worst_queries_are_those_ranked_lowest_and_their_texts_stay_out_of_figur
         assert item["query"] not in said and item["right"] not in said
 
 
+def test_a_base_without_a_head_is_left_out_of_the_job_and_told(job, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    folders = ProcessingFolders(tmp_path / "job")
+    shutil.copytree(job[0].dataset, folders.dataset)
+    base = shutil.copytree(resolve_model("sample:tiny"), tmp_path / "base")
+    AutoModel.from_pretrained(base).save_pretrained(base)
+    settings = EvaluationSettings(job_models("sample:tiny", str(base), None), candidates=5, max_queries=20)
+    report = evaluate_job(folders, settings)
+    assert set(report["rows"]) == {"none", "candidate"} and set(report["models"]) == {"candidate"}
+    assert "base_scores" not in json.loads((folders.output / "golden.json").read_text())["queries"][0]
+    assert "row=base left out: " in capsys.readouterr().out
+    print_report(report)
+    with pytest.raises(JobError, match=r"The candidate model: .* no head that scores"):
+        evaluate_job(folders, replace(settings, models=job_models(str(base), "sample:tiny", None)))
+
+
+def test_models_that_differ_in_their_head_or_pickled_weights_are_two_models(tmp_path: Path) -> None:
+    for name, file in (("one", "2_Dense/model.safetensors"), ("two", "pytorch_model.bin")):
+        folder = shutil.copytree(resolve_model("sample:tiny"), tmp_path / name)
+        before = _identity(str(folder), trust_remote_code=False)
+        (folder / file).parent.mkdir(exist_ok=True)
+        (folder / file).write_bytes(b"weights")
+        assert _identity(str(folder), trust_remote_code=False) != before
+
+
 def test_a_model_under_two_addresses_is_scored_once(job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folders, _ = job
     copy = shutil.copytree(resolve_model("sample:tiny"), tmp_path / "copy")
     loaded: list[str] = []
 
-    def loading(address: str, **more: Any) -> CrossEncoder:
+    def loading(address: str, *more: EngineOptions, **trust: bool) -> Ranker:
         loaded.append(address)
-        return load_ranker(address, **more)
+        return load_ranker(address, *more, **trust)
 
-    monkeypatch.setattr("training_job.evaluate.load_ranker", loading)
+    monkeypatch.setattr("ko_reranker.evaluation.evaluate.load_ranker", loading)
     models = {"base": "sample:tiny", "deployed": str(copy)}
     test_set = read_test_set([folders.dataset / "dev.jsonl"])
     report, _, _ = evaluate(test_set, EvaluationSettings(models, candidates=5, max_queries=4))
@@ -334,9 +362,9 @@ def test_fewer_queries_are_spread_over_the_test_set(job) -> None:
 
 
 def test_what_cannot_be_evaluated_is_said_in_a_sentence(tmp_path: Path) -> None:
-    with pytest.raises(JobError, match="The candidate model"):
+    with pytest.raises(EvaluationError, match="The candidate model"):
         evaluate(TEST_SET, EvaluationSettings({"candidate": "/nowhere"}, candidates=2))
-    with pytest.raises(JobError, match="No model may be called none"):
+    with pytest.raises(EvaluationError, match="No model may be called none"):
         evaluate(TEST_SET, EvaluationSettings({"none": "sample:tiny"}))
     folders = ProcessingFolders(tmp_path)
     with pytest.raises(JobError, match=r"there is no .*dev\.jsonl"):
@@ -395,3 +423,53 @@ def test_the_job_tells_its_failure_where_sagemaker_reads_it(tmp_path: Path, argu
     done = run(*arguments, "--base-dir", tmp_path, cwd=tmp_path)
     assert done.returncode == 1
     assert "--candidate and --base" in (tmp_path / "output/message").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    "noise",
+    [
+        "ㅋ" * 60_000,
+        "a" * 60_000,
+        "하" * 60_000,
+        "https://example.com/" + "aGkgdGhlcmU" * 6_000,
+        "-=" * 30_000,
+        "가나다라마바사" * 8_000,
+    ],
+    ids=["laughter", "letters", "syllables", "url", "rule", "unbroken"],
+)
+def test_no_text_takes_the_analyser_quadratic_time(noise) -> None:
+    analyse = KOREAN.analyser(1)
+
+    def seconds(text: str) -> float:
+        before = time.process_time()
+        analyse([text])
+        return time.process_time() - before
+
+    seconds("데우기")
+    ordinary = seconds("서울의 인구는 940만 명이고, 부산은 항구 도시이다. " * 700)  # 20,000 characters
+    assert seconds(noise) < 20 * ordinary, "three times the characters"
+
+
+def test_what_stands_beside_noise_is_found() -> None:
+    passages = [f"ㅋ{'ㅋ' * 5_000} 경복궁의 역사", "https://example.com/" + "x1" * 9_000 + " 한강의 길이", "백두산의 높이"]
+    found = Bm25(passages, terms="morphemes")
+    for place, query in enumerate(("경복궁", "한강", "백두산")):
+        assert list(next(found.best([query], 1))) == [place]
+
+
+def test_ordinary_texts_are_analysed_whole() -> None:
+    analyse = KOREAN.analyser(1)
+    sentence = "서울의 인구는 940만 명이다.\n"
+    text = sentence * 100
+    whole = [f"{token.form.lower()}/{token.tag[:2]}" for token in Kiwi().tokenize(text)]
+    [terms] = analyse([text])
+    assert terms == [term for term in whole if term in set(terms)]
+    [one], [long] = analyse([sentence]), analyse([sentence * 1_000])
+    assert Counter(long) == Counter({term: 1_000 * times for term, times in Counter(one).items()}), "nothing is lost in pieces"
+
+
+def test_a_picture_of_paths_is_the_same_for_the_same_figures_and_runs_no_script() -> None:
+    points = {"one": [(0.0, 2.5), (90.0, 0.25)], "other": [(0.0, 2.0), (100.0, 2.0)]}
+    picture = plots.paths("Seconds", points, x_title="per cent", highest=3.0)
+    assert picture == plots.paths("Seconds", points, x_title="per cent", highest=3.0)
+    assert "<script" not in picture and "per cent" in picture and "other" in picture

@@ -10,8 +10,7 @@ from loading import LAMBDA, load
 from moto import mock_aws
 
 from ko_reranker.data.errors import PipelineError
-
-decision = load("gate", "decision")
+from ko_reranker.retraining.gate import Gate, Requirement, decide
 
 
 def metrics(queries: int = 120, *, noise: float = 0.05, **mrr: float) -> dict:
@@ -30,11 +29,11 @@ def metrics(queries: int = 120, *, noise: float = 0.05, **mrr: float) -> dict:
 
 def gate(min_queries: int = 1, **must_beat: str | tuple[str, float]):
     asked = {name: (demand, 0.0) if isinstance(demand, str) else demand for name, demand in must_beat.items()}
-    return decision.Gate("mrr", {name: decision.Requirement(*values) for name, values in asked.items()}, min_queries)
+    return Gate("mrr", {name: Requirement(*values) for name, values in asked.items()}, min_queries)
 
 
 def test_a_better_candidate_passes_and_the_sentence_has_every_figure() -> None:
-    result = decision.decide(metrics(candidate=0.7, base=0.5, none=0.6), gate(base="above", none="not_below"))
+    result = decide(metrics(candidate=0.7, base=0.5, none=0.6), gate(base="above", none="not_below"))
     assert result["passed"]
     for part in (
         "120 queries",
@@ -50,7 +49,7 @@ def test_a_better_candidate_passes_and_the_sentence_has_every_figure() -> None:
 @pytest.mark.parametrize("demand", ["not_below", "above", "clearly_above"])
 def test_a_candidate_that_loses_to_one_of_them_is_stopped_by_name(name: str, named: str, demand: str) -> None:
     rows = {"candidate": 0.5, "base": 0.4, "none": 0.4, "deployed": 0.4, name: 0.6}
-    result = decision.decide(metrics(**rows), gate(base=demand, none=demand, deployed=demand))
+    result = decide(metrics(**rows), gate(base=demand, none=demand, deployed=demand))
     assert not result["passed"]
     assert named in result["message"]
     assert "not released" in result["message"]
@@ -68,7 +67,7 @@ def test_a_candidate_that_loses_to_one_of_them_is_stopped_by_name(name: str, nam
 )
 def test_each_demand_draws_its_line(mean: float, passing: set[str]) -> None:
     found = metrics(candidate=0.5 + mean, base=0.5)
-    assert {name for name in decision._DEMANDS if decision.decide(found, gate(base=name))["passed"]} == passing
+    assert {name for name in ("not_below", "above", "clearly_above") if decide(found, gate(base=name))["passed"]} == passing
 
 
 @pytest.mark.parametrize(
@@ -83,45 +82,47 @@ def test_each_demand_draws_its_line(mean: float, passing: set[str]) -> None:
     ],
 )
 def test_a_margin_moves_the_line(demand: str, margin: float, passes: bool) -> None:
-    assert decision.decide(metrics(candidate=0.58, base=0.5), gate(base=(demand, margin)))["passed"] is passes
+    assert decide(metrics(candidate=0.58, base=0.5), gate(base=(demand, margin)))["passed"] is passes
 
 
 def test_a_model_that_differs_in_nothing_is_not_below_and_not_above() -> None:
     found = metrics(candidate=0.5, base=0.5, noise=0.0)
-    assert decision.decide(found, gate(base="not_below"))["passed"]
-    assert not decision.decide(found, gate(base="above"))["passed"]
+    assert decide(found, gate(base="not_below"))["passed"]
+    assert not decide(found, gate(base="above"))["passed"]
 
 
 def test_too_few_queries_release_nothing_however_good() -> None:
-    result = decision.decide(metrics(49, candidate=0.9, base=0.1), gate(50, base="above"))
+    result = decide(metrics(49, candidate=0.9, base=0.1), gate(50, base="above"))
     assert not result["passed"]
     assert "49 queries are too few" in result["message"]
     assert "translation.dev_fraction" in result["message"]
 
 
 def test_a_model_that_is_not_there_asks_for_nothing() -> None:
-    assert decision.decide(metrics(candidate=0.5, base=0.4), gate(base="above", deployed="above"))["passed"]
+    assert decide(metrics(candidate=0.5, base=0.4), gate(base="above", deployed="above"))["passed"]
 
 
 def test_what_need_not_be_beaten_is_shown_and_does_not_decide() -> None:
-    result = decision.decide(metrics(candidate=0.5, base=0.2, none=0.9), gate(base="above"))
+    result = decide(metrics(candidate=0.5, base=0.2, none=0.9), gate(base="above"))
     assert result["passed"]
     assert "none 0.900" in result["message"]
 
 
 def test_a_metric_that_was_not_measured_is_a_clear_stop() -> None:
     with pytest.raises(PipelineError, match=r"evaluation\.metric is map"):
-        decision.decide(metrics(candidate=0.5, base=0.4), decision.Gate("map", {"base": decision.Requirement("above")}))
+        decide(metrics(candidate=0.5, base=0.4), Gate("map", {"base": Requirement("above")}))
 
 
 @mock_aws
-def test_the_handler_reads_the_runs_own_evaluation_and_links_its_report(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_handler_reads_the_runs_own_evaluation_and_links_its_report(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     for name, value in {
+        "METRICS_NAMESPACE": "ko-reranker",
+        "ENDPOINT_NAME": "ko-reranker-prod",
         "AWS_DEFAULT_REGION": "ap-northeast-2",
         "DATA_BUCKET": "data",
-        "GATE_METRIC": "mrr",
-        "GATE_MUST_BEAT": '{"base": {"demand": "above", "margin": 0.3}}',
-        "GATE_MIN_QUERIES": "50",
+        "GATE": '{"metric": "mrr", "must_beat": {"base": {"demand": "above", "margin": 0.3}}, "min_queries": 50}',
     }.items():
         monkeypatch.setenv(name, value)
     s3 = boto3.client("s3")
@@ -138,6 +139,12 @@ def test_the_handler_reads_the_runs_own_evaluation_and_links_its_report(monkeypa
         "https://ap-northeast-2.console.aws.amazon.com/s3/object/data?region=ap-northeast-2&prefix=runs/r/evaluation/report.html"
     )
     assert result["reason"].startswith(result["message"]) and result["reason"].endswith(result["link"])
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert {line["row"]: line["evaluation_mrr"] for line in lines} == {"candidate": 0.7, "base": 0.5}
+    for line in lines:
+        (directive,) = line["_aws"]["CloudWatchMetrics"]
+        assert (directive["Namespace"], directive["Dimensions"]) == ("ko-reranker", [["endpoint", "row"]])
+        assert (line["endpoint"], line["passed"]) == ("ko-reranker-prod", False)
 
 
 @mock_aws
@@ -146,9 +153,9 @@ def test_away_from_aws_the_report_is_named_by_its_address(monkeypatch: pytest.Mo
         "AWS_DEFAULT_REGION": "ap-northeast-2",
         "AWS_ENDPOINT_URL_S3": "http://127.0.0.1:1",
         "DATA_BUCKET": "data",
-        "GATE_METRIC": "mrr",
-        "GATE_MUST_BEAT": '{"base": {"demand": "above"}}',
-        "GATE_MIN_QUERIES": "1",
+        "METRICS_NAMESPACE": "ko-reranker",
+        "ENDPOINT_NAME": "ko-reranker-prod",
+        "GATE": '{"metric": "mrr", "must_beat": {"base": {"demand": "above"}}}',
     }.items():
         monkeypatch.setenv(name, value)
     monkeypatch.syspath_prepend(str(LAMBDA / "gate"))

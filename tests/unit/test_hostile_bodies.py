@@ -82,6 +82,11 @@ BYTES = {
     "UTF-16": '{"query": "a", "documents": ["b"]}'.encode("utf-16"),
     "EUC-KR": '{"query": "가", "documents": ["나"]}'.encode("euc-kr"),
     "compressed": gzip.compress(json.dumps(BODY).encode()),
+    "compressed and cut off": gzip.compress(json.dumps(BODY).encode())[:-9],
+    "compressed with something behind it": gzip.compress(json.dumps(BODY).encode()) + b"{}",
+    "a million compressed nothings": gzip.compress(b"") * 200_000,
+    "30 MB of white space in 30 kB": gzip.compress(b" " * 30_000_000),
+    "compressed twice": gzip.compress(gzip.compress(json.dumps(BODY).encode())),
     "byte-order mark": b"\xef\xbb\xbf" + json.dumps(BODY).encode(),
     "NaN": b'{"query": "a", "documents": ["b"], "top_n": NaN}',
     "infinity": b'{"query": "a", "documents": [{"a": -Infinity}]}',
@@ -112,7 +117,7 @@ BYTES = {
     "a model's name of 3 MB": json.dumps({**BODY, "model": "m" * 3_000_000}).encode(),
 }  # fmt: skip
 ANSWERED = {
-    "byte-order mark", "duplicate keys", "lone surrogates", "NUL", "blank documents only", "10,000 documents",
+    "compressed", "byte-order mark", "duplicate keys", "lone surrogates", "NUL", "blank documents only", "10,000 documents",
     "6 MB of escaped Korean", "6 MB of escaped Korean, repeated", "a query of 5 MB",
     "a hundred thousand fields to rank by", "a model's name of 3 MB",
     "a fraction of a million digits",

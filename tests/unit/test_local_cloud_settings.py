@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from ko_reranker.local.cloud import LocalCloud
-from ko_reranker.local.settings import Image, LocalSettings, SettingsError
-from ko_reranker.local.tls import ensure_certificate
+from local_cloud.cloud import LocalCloud
+from local_cloud.settings import Image, LocalSettings, SettingsError
+from local_cloud.tls import ensure_certificate
 
 
 def test_settings_travel_to_the_server_unchanged(tmp_path: Path) -> None:

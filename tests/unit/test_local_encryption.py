@@ -5,7 +5,7 @@ from __future__ import annotations
 from ministack.services import dynamodb, sns
 from ministack.services.cloudformation import provisioners
 
-from ko_reranker.local.extensions import encryption, iam
+from local_cloud.extensions import encryption, iam
 
 KEY = "arn:aws:kms:ap-northeast-2:000000000000:key/0f8f2f2e-0000-4000-8000-000000000000"
 TABLE = {

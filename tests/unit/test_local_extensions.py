@@ -18,8 +18,8 @@ from ministack import app
 from ministack.services import iam as iam_service
 from ministack.services import stepfunctions as sfn
 
-from ko_reranker.local import extensions
-from ko_reranker.local.extensions import (
+from local_cloud import extensions
+from local_cloud.extensions import (
     api_gateway,
     asl_paths,
     distributed_map,

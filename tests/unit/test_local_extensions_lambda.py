@@ -16,7 +16,7 @@ import pytest
 
 pytest.importorskip("awslambdaric")
 
-from ko_reranker.local.extensions import lambda_bootstrap, lambda_runtime
+from local_cloud.extensions import lambda_bootstrap, lambda_runtime
 
 HANDLER = """
 class Poison(Exception):

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 from botocore.exceptions import UnseekableStreamError
 
-from ko_reranker.local.sagemaker import hosting, training
-from ko_reranker.local.sagemaker.errors import ApiError, JobError
-from ko_reranker.local.sagemaker.jobs import Host, Outcome
-from ko_reranker.local.sagemaker.store import Store, shown
-from ko_reranker.local.sagemaker.transfer import FolderSync, download, merged, relative_name, split_uri
+from local_cloud.sagemaker import hosting, training
+from local_cloud.sagemaker.errors import ApiError, JobError
+from local_cloud.sagemaker.jobs import Host, Outcome
+from local_cloud.sagemaker.store import Store, shown
+from local_cloud.sagemaker.transfer import FolderSync, download, merged, relative_name, split_uri
 
 
 class Bucket:
@@ -145,6 +145,6 @@ def test_an_update_may_keep_the_live_counts_and_weights() -> None:
 def test_a_canary_needs_two_instances() -> None:
     routing = {"Type": "CANARY", "CanarySize": {"Type": "CAPACITY_PERCENT", "Value": 50}, "WaitIntervalInSeconds": 60}
     deployment = {"BlueGreenUpdatePolicy": {"TrafficRoutingConfiguration": routing}}
-    with pytest.raises(ApiError, match="at least 2 instances"):
+    with pytest.raises(ApiError, match="at most half of the variant's instances; variant main has 1"):
         hosting._check_canary(deployment, [plan()])
     hosting._check_canary(deployment, [plan(Count=2)])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -11,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from ko_reranker.local.sagemaker.processes import Container, base_environment, resolve_entrypoint, stop_all
-from ko_reranker.local.settings import Image
+from local_cloud.sagemaker.processes import Container, base_environment, new_disk, resolve_entrypoint, stop_all
+from local_cloud.settings import Image
 
 
 def start(tmp_path: Path, code: str, lines: list[str] | None = None, grace: float = 5.0) -> Container:
@@ -103,11 +104,34 @@ def test_a_program_that_does_not_exist_says_so(tmp_path: Path) -> None:
 
 def test_a_container_does_not_see_the_hosts_aws_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_PROFILE", "production")
-    environment = base_environment(Image(("/image/bin/ko-reranker",), {"FROM_IMAGE": "1"}), tmp_path)
+    environment = base_environment(Image(("/image/bin/ko-reranker",), {"FROM_IMAGE": "1"}), tmp_path, new_disk())
     assert "AWS_PROFILE" not in environment
     assert environment["FROM_IMAGE"] == "1"
     assert environment["SAGEMAKER_BASE_DIR"] == str(tmp_path)
     assert environment["PATH"].startswith("/image/bin:")
+
+
+def test_hosts_share_no_home_no_cache_and_no_temporary_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("KO_RERANKER_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.setenv(name, str(tmp_path / "of-this-machine"))
+    image, places = Image(("/image/bin/ko-reranker",)), []
+    for _ in range(2):
+        environment = base_environment(image, tmp_path, new_disk())
+        asked = "import tempfile; from ko_reranker.models import cache_dir; print(tempfile.gettempdir(), cache_dir())"
+        printed = subprocess.run([sys.executable, "-c", asked], env=environment, capture_output=True, text=True, check=True)
+        places += printed.stdout.split()
+    assert len(set(places)) == 4
+    assert not any(place.startswith((str(tmp_path), str(Path.home() / ".cache"))) for place in places)
+
+
+def test_an_instance_type_without_a_gpu_does_not_see_this_machines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    image = Image(("/image/bin/ko-reranker",))
+    seen = {
+        kind: base_environment(image, tmp_path, new_disk(), kind)["CUDA_VISIBLE_DEVICES"]
+        for kind in ("ml.m5.large", "ml.g5.xlarge")
+    }
+    assert seen == {"ml.m5.large": "", "ml.g5.xlarge": "0"}
 
 
 def test_an_entrypoint_by_bare_name_is_the_images_program() -> None:

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from ko_reranker.local.sagemaker.errors import ApiError
-from ko_reranker.local.sagemaker.validation import coerce, service_model, validate
+from local_cloud.sagemaker.errors import ApiError
+from local_cloud.sagemaker.validation import coerce, service_model, validate
 
 VALID: dict[str, Any] = {
     "EndpointConfigName": "config",

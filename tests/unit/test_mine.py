@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections import Counter
 
 import numpy as np
 import pytest
 
 from ko_reranker.data.records import TrainingRecord, parse_record
+from ko_reranker.text import identity
 from training_job.false_negatives import Positives
 from training_job.mine import MiningSettings, mine_records
 
@@ -133,3 +135,46 @@ def test_a_teachers_scores_of_all_passages_stand_in_the_record(records):
 
 def test_without_a_teacher_nothing_is_scored(records):
     assert {(record.positive_scores, record.negative_scores) for record in mined(records)} == {(None, None)}
+
+
+def twin(text: str) -> str:
+    """The same text, spelt as macOS names files, with a zero-width space."""
+    return unicodedata.normalize("NFD", text) + "\u200b"
+
+
+def test_a_query_spelt_otherwise_is_the_same_query(records):
+    answer = "한강은 서울을 지나 서해로 흐른다. 길이는 494 km이다."
+    again = TrainingRecord(twin(records[0].query), (answer,))
+    for record in mined([*records, again], negatives=60):
+        if record in (records[0], again) or record.query in (records[0].query, again.query):
+            assert not {answer, records[0].positives[0]} & set(record.negatives)
+
+
+def test_the_query_itself_becomes_no_negative(records):
+    query = records[0].query
+    other = TrainingRecord("다른 질문입니까?", (twin(query),))
+    counts: Counter[str] = Counter()
+    out = mined([*records, other], counts, negatives=60)
+    assert all(identity(query) not in map(identity, record.negatives) for record in out if record.query == query)
+    assert counts["equal_to_the_query"] > 0
+
+
+def test_negatives_that_are_right_or_the_query_are_dropped_and_counted(records):
+    wrong = TrainingRecord(
+        "질문",
+        ("정답입니다",),
+        (twin("정답입니다"), "오답", "\ufeff질문", "다른 오답"),
+        negative_scores=(1.0, 2.0, 3.0, 4.0),
+    )
+    counts: Counter[str] = Counter()
+    out = mined([wrong, *records], counts, negatives=2)[0]
+    assert (out.negatives, out.negative_scores) == (("오답", "다른 오답"), (2.0, 4.0))
+    assert counts["dropped_negatives"] == 2
+
+
+def test_a_passage_spelt_in_two_ways_is_one_passage(records):
+    doubled = [*records, *(TrainingRecord(f"{n} 번째", (twin(record.positives[0]),)) for n, record in enumerate(records))]
+    counts: Counter[str] = Counter()
+    for record in mined(doubled, counts, negatives=30):
+        assert len(set(map(identity, record.negatives))) == len(record.negatives)
+    assert counts["passages"] == len(records)

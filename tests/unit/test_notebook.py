@@ -1,72 +1,55 @@
-"""The request that a notebook sends is read from the deployed state machine; the SDK's part is tested by test-sagemaker."""
+"""The request that a notebook sends is made by the stage's own function; the SDK's part is tested by test-sagemaker."""
 
 from __future__ import annotations
 
 import io
 import json
-import re
 from typing import Any
 
 import pytest
 
-from cdk.constructs.jobs import training_job
 from ko_reranker import notebook
 from ko_reranker.operations.errors import OperationError
 from ko_reranker.operations.stage import Stage
+from ko_reranker.retraining.training_request import TrainingPlace, training_request
+from tests.unit.pipeline_support import RUN
 
-CHECK = "arn:aws:lambda:ap-northeast-2:111122223333:function:check"
-TRAIN = training_job(image="image:1", role_arn="arn:role", bucket="data", key_arn="arn:key", volume_gb=100)
-REQUEST = {
-    "run": "mine",
-    "prefix": "runs/mine",
-    "job_name": "ko-reranker-dev-mine",
-    "hyperparameters": {"recipe": "tiny", "epochs": "2"},
-    "instance_type": "ml.g5.xlarge",
-    "instance_count": 2,
-    "use_spot": True,
-    "stopping_condition": {"MaxRuntimeInSeconds": 60, "MaxWaitTimeInSeconds": 120},
-}
+PLACE = TrainingPlace("image:1", "arn:role", "data", "arn:key", 100)
 
 
 class Aws:
-    """The services of a stage: a state machine, the function that checks the input, a bucket."""
+    """The services of a stage: the function that checks the input, and a bucket."""
 
-    def __init__(self, *keys: str, train: dict[str, Any] | None = None, answer: Any = REQUEST, failed: bool = False) -> None:
-        states = {"Check the input": {"Resource": CHECK}, "Train": {"Parameters": train or TRAIN}}
-        self._definition, self._keys = json.dumps({"States": states}), keys
-        self._answer = {"Payload": io.BytesIO(json.dumps(answer).encode()), **({"FunctionError": "x"} if failed else {})}
-        self.checked: dict[str, Any] = {}
+    def __init__(self, *keys: str, refusal: str | None = None, outputs: tuple[str, ...] = ("CheckInputFunction",)) -> None:
+        self._keys, self._refusal = keys, refusal
+        self._outputs = {"DataBucket": "data", **dict.fromkeys(outputs, "check")}
+        self.event: dict[str, Any] = {}
 
     def stage(self) -> Stage:
-        outputs = {"RetrainStateMachine": "arn:machine", "DataBucket": "data"}
-        return Stage("dev", "ko-reranker-dev", "ap-northeast-2", lambda _: self, _outputs=outputs)
+        return Stage("dev", "ko-reranker-dev", "ap-northeast-2", lambda _: self, _outputs=self._outputs)
 
-    def describe_state_machine(self, **_: str) -> dict[str, str]:
-        return {"definition": self._definition}
+    def describe_stacks(self, **_: str) -> dict[str, Any]:
+        return {"Stacks": [{}]}
 
     def invoke(self, *, FunctionName: str, Payload: bytes) -> dict[str, Any]:
-        assert FunctionName == CHECK
-        self.checked = json.loads(Payload)
-        return self._answer
+        assert FunctionName == "check"
+        self.event = json.loads(Payload)
+        if self._refusal:
+            return {"Payload": io.BytesIO(json.dumps({"errorMessage": self._refusal}).encode()), "FunctionError": "Unhandled"}
+        answer = RUN.to_json() | {"training_job": training_request(RUN, PLACE, data=self.event["data"])}
+        return {"Payload": io.BytesIO(json.dumps(answer).encode())}
 
     def list_objects_v2(self, *, Bucket: str, Prefix: str, MaxKeys: int) -> dict[str, Any]:
         found = [{"Key": key} for key in self._keys if key.startswith(Prefix)]
         return {"Contents": found[:MaxKeys]} if found else {}
 
 
-def test_the_request_is_the_deployed_state_with_everything_filled_in() -> None:
+def test_the_request_is_what_the_stages_function_says_under_the_runs_name() -> None:
     aws = Aws("runs/earlier/dataset/train.jsonl")
     request = notebook.training_request(aws.stage(), "earlier", "mine", {"recipe": "tiny"})
-    assert aws.checked == {"input": {"recipe": "tiny"}, "execution": "mine"}
-    assert "$" not in re.sub(r'"Regex": "[^"]*"', "", json.dumps(request))
-    assert request["TrainingJobName"] == "ko-reranker-dev-mine-0-0"
-    assert request["HyperParameters"] == {"recipe": "tiny", "epochs": "2"}
-    assert request["InputDataConfig"][0]["DataSource"]["S3DataSource"]["S3Uri"] == "s3://data/runs/earlier/dataset/"
-    assert request["OutputDataConfig"]["S3OutputPath"] == "s3://data/models/mine/"
-    assert request["CheckpointConfig"]["S3Uri"] == "s3://data/runs/mine/checkpoints/"
-    assert (request["ResourceConfig"]["InstanceCount"], request["EnableManagedSpotTraining"]) == (2, True)
-    assert request["StoppingCondition"] == {"MaxRuntimeInSeconds": 60, "MaxWaitTimeInSeconds": 120}
-    assert request["AlgorithmSpecification"]["TrainingImage"] == "image:1"
+    data = "s3://data/runs/earlier/dataset/"
+    assert aws.event == {"input": {"recipe": "tiny"}, "execution": "mine", "data": data}
+    assert request == {"TrainingJobName": RUN.job_name, **training_request(RUN, PLACE, data=data)}
 
 
 @pytest.mark.parametrize(
@@ -82,7 +65,7 @@ def test_the_data_is_what_a_run_trained_on_or_a_prefix(keys: tuple[str, ...], da
 
 
 def test_what_the_function_says_of_a_wrong_field_is_the_error() -> None:
-    aws = Aws(answer={"errorMessage": "recipe must be one of tiny"}, failed=True)
+    aws = Aws(refusal="recipe must be one of tiny")
     with pytest.raises(OperationError, match="recipe must be one of tiny"):
         notebook.training_request(aws.stage(), "s3://data/x", "mine", {"recipe": "x"})
 
@@ -92,8 +75,6 @@ def test_a_run_without_a_dataset_is_told() -> None:
         notebook.training_request(Aws().stage(), "nobody", "mine", {})
 
 
-@pytest.mark.parametrize("expression", ["$.request.colour", "States.ArrayGetItem($.live.parts, 0)"])
-def test_a_state_machine_of_another_version_is_told(expression: str) -> None:
-    aws = Aws(train={**TRAIN, "TrainingJobName.$": expression})
-    with pytest.raises(OperationError, match="use the one that the stage was deployed with"):
-        notebook.training_request(aws.stage(), "s3://data/x", "mine", {})
+def test_a_stage_that_has_no_such_function_yet_is_told_to_be_deployed() -> None:
+    with pytest.raises(OperationError, match=r"stage dev has no CheckInputFunction.*cdk deploy"):
+        notebook.training_request(Aws(outputs=()).stage(), "s3://data/x", "mine", {})

@@ -9,12 +9,12 @@ import schemathesis
 from hypothesis import HealthCheck, Phase, settings
 from jsonschema_rs import meta
 from public_api import KEY, PublicApi
+from starlette.testclient import TestClient
 from starlette.types import Receive, Scope, Send
 from stub_ranker import StubRanker
 
-from ko_reranker.protocol import PUBLIC_ROUTES, openapi, parse_request
+from ko_reranker.protocol import CONTAINER_ROUTES, PUBLIC_ROUTES, openapi, parse_request
 from ko_reranker.protocol.dialects import DIALECTS
-from ko_reranker.protocol.openapi.requests import EXAMPLES
 from ko_reranker.serving import create_app
 
 # One handler serves all rerank paths: at this one, and at all that is only read, schemathesis tries every edge.
@@ -90,8 +90,8 @@ def test_the_rerank_function_answers_alike_at_every_path(case: schemathesis.Case
 
 def test_every_route_is_in_it_and_nothing_else() -> None:
     paths = openapi.document()["paths"]
-    assert {path: {method.lower()} for path, (method, _) in PUBLIC_ROUTES.items()} == {
-        path: set(item) for path, item in paths.items()
+    assert {path: {route.method.lower()} for path, route in PUBLIC_ROUTES.items()} == {
+        path: set(item) - {"parameters"} for path, item in paths.items()
     }
 
 
@@ -101,7 +101,22 @@ def test_its_schemas_are_json_schema() -> None:
 
 
 def test_every_dialect_has_an_example_and_every_example_is_read() -> None:
-    assert {parse_request(body, "/v2/rerank").dialect for _, body in EXAMPLES.values()} == {d.name for d in DIALECTS}
+    for dialect in DIALECTS:
+        assert dialect.examples, dialect.name
+        for example in dialect.examples:
+            assert parse_request(example.body, "/v2/rerank").dialect == dialect.name, example.name
+    names = [example.name for dialect in DIALECTS for example in dialect.examples]
+    [content] = openapi.document()["components"]["requestBodies"]["Request"]["content"].values()
+    assert sorted(content["examples"]) == sorted(names), "two examples have one name"
+
+
+def test_the_container_has_a_handler_for_every_route() -> None:
+    with TestClient(create_app(Lengths())) as container:
+        for route in CONTAINER_ROUTES.values():
+            answer = container.request(route.method, route.path.replace("{model}", Lengths.model_id), json={"query": "가"})
+            assert answer.status_code == (422 if route.request else 204 if route.operation == "ready" else 200), route
+            if answer.status_code == 200:
+                assert answer.headers["content-type"].startswith(route.content_type), route
 
 
 def test_the_limit_of_documents_is_the_one_that_is_set() -> None:

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 
 import boto3
 import pytest
+from generative_models import decoder, qwen_tokenizer, saved, shape
 from moto import mock_aws
+from transformers import Qwen3Config
 
 from ko_reranker.operations import packages
 from ko_reranker.operations.errors import OperationError
 from ko_reranker.operations.stage import Stage
+from ko_reranker.rankers import EngineOptions, load_ranker
+from ko_reranker.rankers.generative_folders import written_out
+from ko_reranker.rankers.prompts import shipped_prompts
 
 GROUP, TABLE, PARAMETER = "ko-reranker-dev", "releases", "/ko-reranker/dev/live-model"
 REGION = "ap-northeast-2"
@@ -109,3 +115,27 @@ def test_a_package_that_is_not_there_is_told_with_the_command_that_lists(stage: 
     for command in (packages.approve, packages.rollback):
         with pytest.raises(OperationError, match=r"'7'.*models list --stage dev"):
             command(stage, "7")
+
+
+def test_a_generative_model_that_is_known_by_its_name_is_uploaded_with_what_the_name_says(stage: Stage, tmp_path: Path) -> None:
+    name = "Qwen3-Reranker-0.6B"
+    config = Qwen3Config(**shape(qwen_tokenizer()), head_dim=16)
+    folder = saved(tmp_path / name, decoder(config), qwen_tokenizer())
+    boto3.client("s3").create_bucket(Bucket="data", CreateBucketConfiguration={"LocationConstraint": REGION})
+    stage = Stage(
+        "dev", GROUP, REGION, boto3.client, _outputs={"ModelPackageGroup": GROUP, "DataBucket": "data", "ImageUri": "image"}
+    )
+    arn = packages.register(stage, str(folder), approve=False)
+    about = boto3.client("sagemaker").describe_model_package(ModelPackageName=arn)
+    uri = about["InferenceSpecification"]["Containers"][0]["ModelDataSource"]["S3DataSource"]["S3Uri"]
+    served = tmp_path / "opt" / "ml" / "model"
+    served.mkdir(parents=True)
+    for item in boto3.client("s3").list_objects_v2(Bucket="data", Prefix=uri.removeprefix("s3://data/"))["Contents"]:
+        boto3.client("s3").download_file("data", item["Key"], str(served / item["Key"].rpartition("/")[2]))
+    assert (served / "prompt.yaml").read_text(encoding="utf-8") == shipped_prompts()["qwen3-reranker"]
+    assert written_out(served, "model") == {}, "what is uploaded says all of it"
+    rankers = [load_ranker(one, EngineOptions(device="cpu", workers=1)) for one in (folder, served)]
+    scores = [ranker.score("질문", ["문서", "다른 문서"]).tolist() for ranker in rankers]
+    for ranker in rankers:
+        ranker.close()
+    assert scores[0] == scores[1]

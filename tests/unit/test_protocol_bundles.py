@@ -50,8 +50,13 @@ def bundle(tmp_path):
         ignore = shutil.ignore_patterns("__pycache__")
         shutil.copytree(ROOT / "lambda" / function, tmp_path, ignore=ignore, dirs_exist_ok=True)
         source = ROOT / "app_code" / "ko_reranker"
+        if packages:
+            (tmp_path / "ko_reranker").mkdir()
         for package in packages:
-            shutil.copytree(source / package, tmp_path / "ko_reranker" / package, ignore=ignore)
+            if (source / package).is_dir():
+                shutil.copytree(source / package, tmp_path / "ko_reranker" / package, ignore=ignore)
+            else:
+                shutil.copy(source / f"{package}.py", tmp_path / "ko_reranker")
         if packages:
             shutil.copy(source / "__init__.py", tmp_path / "ko_reranker")
         return tmp_path
@@ -68,7 +73,7 @@ import handler
 event = {"httpMethod": "POST", "path": "/v2/rerank", "headers": None, "body": '{"query": ""}', "requestContext": {}}
 print(json.dumps(handler.handler(event, None)))
 """
-    lines = run(bundle("rerank", "protocol"), program).splitlines()
+    lines = run(bundle("rerank", "protocol", "embedded_metrics"), program).splitlines()
     assert json.loads(lines[-1])["statusCode"] == 422
 
 

@@ -152,7 +152,7 @@ def test_what_is_asked_of_the_scoring_reaches_the_container():
 
 def test_a_document_read_in_pieces_is_a_warning():
     said = ask({"query": QUERY, "documents": ["가", "나", "다"]}, chunks=(1, 4, 1))
-    assert said["meta"]["warnings"] == ["read in several pieces, of which the best counts: 1 of 3 documents (index 1)"]
+    assert said["meta"]["warnings"] == ["read in several chunks, of which the best counts: 1 of 3 documents (index 1)"]
 
 
 def test_parts_are_joined_in_order():

@@ -90,12 +90,13 @@ def test_top_n_past_the_end_is_fine_and_top_k_is_top_n():
 @pytest.mark.parametrize(
     ("change", "param"),
     [
-        ({"top_n": 0}, "top_n"),
+        ({"top_n": -1}, "top_n"),
+        ({"top_k": 0}, "top_k"),
         ({"top_k": -1}, "top_k"),
         ({"top_n": 1.5}, "top_n"),
         ({"top_n": True}, "top_n"),
         ({"top_n": "ten"}, "top_n"),
-        ({"top_n": "0"}, "top_n"),
+        ({"top_n": "-0"}, "top_n"),
         ({"top_n": "9" * 30}, "top_n"),
         ({"return_documents": [True]}, "return_documents"),
         ({"return_documents": "perhaps"}, "return_documents"),

@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import gzip
 import json
+import math
+import unicodedata
 from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
+from typer.testing import CliRunner
 
+from ko_reranker.commands.evaluate import evaluate
+from ko_reranker.evaluation.candidates import candidate_sets
+from ko_reranker.evaluation.metrics import ranking_metrics
 from ko_reranker.evaluation.questions import TestSetError, read_test_set
 
 RECORD = {"query": "환불은 며칠 걸리나요?", "pos": ["환불은 3일 안에 처리됩니다."], "neg": ["배송은 2일 걸립니다."]}
@@ -72,6 +79,16 @@ def test_the_published_csv_is_read(tmp_path: Path) -> None:
     assert two.relevance == {"문서 하나, 쉼표": 1}
 
 
+def test_a_query_that_comes_with_candidates_and_without_has_them_found(tmp_path: Path) -> None:
+    (tmp_path / "faq.csv").write_text(
+        f"question,answer,doc_id,doc,source\n{RECORD['query']},답,1,다른 문서,faq\n", encoding="utf-8"
+    )
+    paths = [write_lines(tmp_path / "faq.jsonl", {**RECORD, "source": "faq"}), tmp_path / "faq.csv"]
+    (question,) = read_test_set(paths).questions
+    assert question.candidates is None
+    assert set(question.relevance) == {*RECORD["pos"], "다른 문서"}
+
+
 @pytest.fixture
 def beir(tmp_path: Path) -> Path:
     folder = tmp_path / "shop"
@@ -89,6 +106,11 @@ def test_a_beir_folder_gives_judged_queries_and_its_whole_corpus(beir: Path) -> 
     (question,) = found.questions
     assert (question.query, question.relevance, question.source) == ("환불?", {"환불\n3일": 2}, "shop")
     assert found.passages == ["환불\n3일", "배송"]
+
+
+def test_qrels_are_read_by_their_columns_names(beir: Path) -> None:
+    (beir / "qrels/test.tsv").write_text("score\tcorpus-id\tquery-id\n0.5\td2\tq1\n", encoding="utf-8")
+    assert list(read_test_set([beir]).questions[0].relevance.values()) == [0.5]
 
 
 def test_qrels_may_be_json_lines(beir: Path) -> None:
@@ -144,9 +166,12 @@ def test_what_is_wrong_with_a_csv_is_told_by_line_and_column(tmp_path: Path, con
 @pytest.mark.parametrize(
     ("qrels", "said"),
     [
-        ("query-id\tcorpus-id\tscore\nq1\td9\t1\n", "test.tsv line 2: corpus.jsonl has no 'd9'"),
-        ("query-id\tcorpus-id\tscore\nq9\td1\t1\n", "test.tsv line 2: queries.jsonl has no 'q9'"),
-        ("query-id\tcorpus-id\tscore\nq1\td1\t0.5\n", "test.tsv line 2: is not query-id, corpus-id, score"),
+        ("query-id\tcorpus-id\tscore\nq1\td9\t1\n", "1 × judgements of passages that corpus.jsonl has not"),
+        ("query-id\tcorpus-id\tscore\nq9\td1\t1\n", "1 × questions that queries.jsonl has not"),
+        ("query-id\tcorpus-id\tscore\nq1\td1\tnan\n", "test.tsv line 2: is not query-id, corpus-id, score"),
+        ("query-id\tcorpus-id\tscore\nq1\td1\thigh\n", "test.tsv line 2: is not query-id, corpus-id, score"),
+        ("q1\td1\t1\nq1\td2\t1\n", "as the first line has to name the columns"),
+        ("q1\t0\td1\t1\nq1\t0\td2\t1\n", "as the first line has to name the columns"),
         ("query-id\tcorpus-id\tscore\nq1\td1\t0\n", "holds no question with a right passage"),
     ],
 )
@@ -172,3 +197,96 @@ def test_what_is_no_test_set_is_told(tmp_path: Path) -> None:
         read_test_set([tmp_path / "nowhere.jsonl"])
     with pytest.raises(TestSetError, match="is no BEIR folder"):
         read_test_set([tmp_path])
+
+
+@pytest.fixture
+def published(tmp_path: Path) -> Path:
+    """A folder as FiQA's, ArguAna's and NFCorpus's are: empty and missing texts, questions out of the corpus, graded."""
+    folder = tmp_path / "fiqa"
+    texts = ["환불은 3일 안에 처리됩니다.", "", "배송은 2일 걸립니다.", "교환은 7일 안에 됩니다.", "환불은 며칠 걸리나요?"]
+    write_lines(
+        folder / "corpus.jsonl",
+        *({"_id": f"d{n}", "title": "" if n % 2 else None, "text": text} for n, text in enumerate(texts)),
+        {"_id": "d9", "text": "\u200b"},
+    )
+    write_lines(
+        folder / "queries.jsonl",
+        {"_id": "d4", "text": texts[4]},
+        {"_id": "q1", "text": "교환은 며칠 안에 되나요?"},
+        {"_id": "q2", "text": ""},
+        {"_id": "q3", "text": "아무 답도 없는 질문"},
+    )
+    (folder / "qrels").mkdir()
+    judged = [("d4", "d0", "1"), ("d4", "d1", "1"), ("q1", "d3", "0.5"), ("q1", "d2", "0.25"), ("q1", "d0", "0")]
+    judged += [("q2", "d0", "1"), ("q3", "d1", "1"), ("q3", "d77", "2"), ("q8", "d0", "1")]
+    (folder / "qrels/test.tsv").write_text("query-id\tcorpus-id\tscore\n" + "".join("\t".join(row) + "\n" for row in judged))
+    return folder
+
+
+def test_what_published_sets_lack_is_passed_over_counted_and_said(published: Path) -> None:
+    found = read_test_set([published])
+    assert [question.relevance for question in found.questions] == [
+        {"환불은 3일 안에 처리됩니다.": 1},
+        {"교환은 7일 안에 됩니다.": 0.5, "배송은 2일 걸립니다.": 0.25},
+    ]
+    assert len(found.passages) == 4
+    assert found.skipped == {
+        "empty passages of corpus.jsonl": 2,
+        "judgements of passages that are empty": 2,
+        "judgements of passages that corpus.jsonl has not": 1,
+        "questions that are empty": 1,
+        "questions that queries.jsonl has not": 1,
+        "questions without any right passage left": 1,
+    }
+
+
+def test_grades_count_as_they_are(published: Path) -> None:
+    found = read_test_set([published])
+    sets = candidate_sets(found, "morphemes+bigrams", 10, 0)
+    assert sorted((*filter(None, sets[1].relevance), *sets[1].missed)) == [0.25, 0.5]
+    best_first = ranking_metrics([[2.0, 1.0]], [[0.5, 0.25]], [[]])
+    worst_first = ranking_metrics([[1.0, 2.0]], [[0.5, 0.25]], [[]])
+    assert best_first["ndcg@10"][0] == pytest.approx(1.0)
+    gain = (0.25 + 0.5 / math.log2(3)) / (0.5 + 0.25 / math.log2(3))
+    assert worst_first["ndcg@10"][0] == pytest.approx(gain, abs=1e-4)
+    assert worst_first["mrr"][0] == worst_first["has_right@1"][0] == 1.0
+    whole = ranking_metrics([[1.0, 2.0]], [[2, 1]], [[]])
+    assert whole["ndcg@10"][0] == pytest.approx(gain, abs=1e-6)
+
+
+def test_a_question_out_of_the_corpus_is_not_its_own_candidate(published: Path) -> None:
+    question = candidate_sets(read_test_set([published]), "morphemes+bigrams", 2, 0)[0]
+    assert question.query not in question.documents
+    assert "환불은 3일 안에 처리됩니다." in question.documents
+
+
+def test_a_passage_in_two_spellings_is_one_passage_and_right_in_both(tmp_path: Path) -> None:
+    twin = unicodedata.normalize("NFD", RECORD["pos"][0]) + "\u200b"
+    rows = [
+        RECORD,
+        {**RECORD, "query": "\ufeff" + RECORD["query"], "pos": [twin]},
+        {"query": "다른 질문", "pos": ["답"], "neg": [twin]},
+    ]
+    found = read_test_set([write_lines(tmp_path / "faq.jsonl", *rows)])
+    assert found.passages == [*RECORD["pos"], *RECORD["neg"], "답"]
+    assert [question.relevance for question in found.questions] == [{RECORD["pos"][0]: 1}, {"답": 1}]
+    given = {
+        "query": "질문",
+        "candidates": [{"text": twin, "score": 2, "relevance": 0.5}, {"text": RECORD["pos"][0], "score": 1}],
+    }
+    found = read_test_set([write_lines(tmp_path / "given.jsonl", given)])
+    assert found.questions[0].candidates == (twin,)
+    assert found.questions[0].relevance == {twin: 0.5}
+    assert sum(found.skipped.values()) == 1
+
+
+def test_what_was_passed_over_is_said_by_the_command_and_in_the_report(published: Path, tmp_path: Path) -> None:
+    arguments = ["--data", str(published), "--model", "bm25:morphemes", "--output", str(tmp_path / "report")]
+    program = typer.Typer()
+    program.command()(evaluate)
+    result = CliRunner().invoke(program, arguments)
+    assert result.exit_code == 0, result.output
+    assert "2 queries" in result.output
+    assert "passed over: 2 × empty passages of corpus.jsonl" in result.output
+    assert json.loads((tmp_path / "report/report.json").read_text())["skipped"]["questions that are empty"] == 1
+    assert "Passed over" in (tmp_path / "report/report.html").read_text()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +27,8 @@ from transformers import (
 )
 
 from ko_reranker.engine.forwards import padded_batches
-from ko_reranker.rankers import RankerError, load_ranker
+from ko_reranker.engine.packing import pad
+from ko_reranker.rankers import EngineOptions, RankerError, load_ranker
 from ko_reranker.rankers.cross_encoder import CrossEncoder
 from ko_reranker.rankers.pairs import PairEncoder
 from ko_reranker.samples import tiny_model
@@ -63,6 +65,17 @@ def test_pairs_of_many_queries_score_like_each_query_alone(ranker: CrossEncoder)
     np.testing.assert_allclose(ranker.score_pairs(pairs), expected, atol=1e-4)
 
 
+def test_equal_documents_tie_wherever_they_stand_and_are_read_once(ranker: CrossEncoder) -> None:
+    documents = [DOCUMENTS[0], *DOCUMENTS[5:], DOCUMENTS[0], DOCUMENTS[4], DOCUMENTS[0], DOCUMENTS[4]]
+    scored = ranker.score_detailed(QUERY, documents)
+    copies = [0, len(documents) - 4, len(documents) - 2]
+    assert len(set(scored.logits[copies])) == 1
+    assert scored.logits[-1] == scored.logits[-3]
+    assert np.abs(scored.logits - np.concatenate([ranker.score(QUERY, [document]) for document in documents])).max() < 1e-4
+    assert scored.tokens[copies[0]] > 0 and not scored.tokens[copies[1:]].any()
+    assert len(scored.truncated) == len(scored.chunks) == len(documents)
+
+
 def test_no_documents_give_no_scores(ranker: CrossEncoder) -> None:
     assert ranker.score(QUERY, []).shape == (0,)
     assert ranker.score_pairs([]).shape == (0,)
@@ -97,7 +110,7 @@ def test_batches_stay_within_the_budget_and_hold_every_pair_once() -> None:
 
 def test_max_length_is_the_models_own_unless_asked_for_less(ranker: CrossEncoder) -> None:
     assert ranker.max_length == tiny_model.MAX_LENGTH  # asked for 512, has positions for 128
-    assert load_ranker("sample:tiny", max_length=32).max_length == 32
+    assert load_ranker("sample:tiny", EngineOptions(max_length=32)).max_length == 32
 
 
 def test_a_classifier_with_two_labels_is_no_reranker(tmp_path) -> None:
@@ -110,10 +123,18 @@ def test_a_classifier_with_two_labels_is_no_reranker(tmp_path) -> None:
         load_ranker(tmp_path)
 
 
-def test_an_encoder_pads_to_the_longest_pair(ranker: CrossEncoder) -> None:
+def test_loading_bounds_the_caches_that_grow_with_every_length(monkeypatch) -> None:
+    """How far memory grows then is for `make test-slow` to see."""
+    monkeypatch.setenv("LRU_CACHE_CAPACITY", "7")
+    monkeypatch.delenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", raising=False)
+    load_ranker("sample:tiny").close()
+    assert (os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"], os.environ["LRU_CACHE_CAPACITY"]) == ("64", "7")
+
+
+def test_pairs_are_padded_to_the_longest(ranker: CrossEncoder) -> None:
     encoder = PairEncoder(ranker.encoder.tokenizer, 64)
     pairs, _ = encoder.encode(QUERY, DOCUMENTS[:3])
-    batch = encoder.pad(pairs)
+    batch = pad(pairs, 1)
     assert batch["input_ids"].shape == (3, max(map(len, pairs)))
     assert batch["attention_mask"].sum(1).tolist() == [len(pair) for pair in pairs]
 
@@ -155,7 +176,8 @@ PUBLISHED = {
     "BAAI/bge-reranker-v2-m3": (XLMRobertaConfig, {**XLMR, "max_position_embeddings": 8194}),
     "BERT": (BertConfig, SHAPE),
     "ModernBERT": (ModernBertConfig, {**SHAPE, "local_attention": 16, "pad_token_id": 1, "cls_token_id": 0, "bos_token_id": 0}),
-    "Electra, which has no packed encoder": (ElectraConfig, {**SHAPE, "embedding_size": 32}),
+    "ELECTRA": (ElectraConfig, {**SHAPE, "embedding_size": 32}),
+    "ELECTRA, whose embeddings are narrower": (ElectraConfig, {**SHAPE, "embedding_size": 16}),
 }
 
 
@@ -171,7 +193,7 @@ def test_a_published_kind_of_model_scores_as_transformers_does(name: str, tmp_pa
             parameter.add_(torch.randn_like(parameter) * 0.1)
     model.save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
-    ranker = load_ranker(tmp_path, max_chunks=1)
+    ranker = load_ranker(tmp_path, EngineOptions(max_chunks=1))
     assert ranker.max_length == min(512, values.get("max_position_embeddings", 512))
     expected = []
     for document in DOCUMENTS:
@@ -189,8 +211,8 @@ def test_a_long_document_is_as_good_as_its_best_piece(ranker: CrossEncoder) -> N
     scored = ranker.score_detailed(QUERY, [filler + DOCUMENTS[0], filler, DOCUMENTS[0]])
     assert scored.chunks[0] > 3 and scored.chunks[2] == 1
     assert not scored.truncated.any()
-    pieces = ranker.prepare(QUERY, [filler + DOCUMENTS[0]]).pairs
-    logits = ranker.engine.score(pieces)
+    pieces = next(ranker.rounds(QUERY, [filler + DOCUMENTS[0]]))
+    logits = np.array(ranker.engine.score(pieces))
     assert scored.logits[0] == pytest.approx(logits.max(), abs=1e-5)
     assert scored.logits[0] >= scored.logits[1] - 1e-5 or logits.argmax() == len(pieces) - 1
 
@@ -209,7 +231,7 @@ def test_limits_of_a_request_bound_what_is_read_of_a_document(ranker: CrossEncod
 @pytest.mark.parametrize("dtype", ["int8", "bf16"])
 def test_a_coarser_arithmetic_ranks_nearly_alike(ranker: CrossEncoder, dtype: str) -> None:
     documents = [document for document in DOCUMENTS if document]
-    coarse = load_ranker("sample:tiny", dtype=dtype)
+    coarse = load_ranker("sample:tiny", EngineOptions(dtype=dtype))
     assert coarse.precision == {"int8": "int8", "bf16": "bfloat16"}[dtype]
     assert spearmanr(coarse.score(QUERY, documents), ranker.score(QUERY, documents)).statistic > 0.9
 
@@ -217,15 +239,15 @@ def test_a_coarser_arithmetic_ranks_nearly_alike(ranker: CrossEncoder, dtype: st
 def test_documents_that_come_again_are_not_tokenised_again(ranker: CrossEncoder) -> None:
     encoder = PairEncoder(ranker.encoder.tokenizer, 64, cache_tokens=1_000)
     tokenised: list[str] = []
-    ids = encoder._ids
-    encoder._ids = lambda texts: tokenised.extend(texts) or ids(texts)
+    encode = encoder.texts.encode
+    encoder.texts.encode = lambda texts: tokenised.extend(texts) or encode(texts)
     first = encoder.encode_documents(QUERY, DOCUMENTS[:3])
     again = encoder.encode_documents(QUERY, [DOCUMENTS[2], DOCUMENTS[0]])
     assert tokenised == [QUERY, *DOCUMENTS[:3], QUERY]
     assert [pair.ids.tolist() for pair in again.pairs] == [first.pairs[place].ids.tolist() for place in (2, 0)]
     for number in range(200):
         encoder.encode_documents(QUERY, [f"{number}번째 문서입니다"])
-    assert encoder._cache._held <= 1_000
+    assert encoder.texts.cache.held <= 1_000
     tokenised.clear()
     encoder.encode_documents(QUERY, DOCUMENTS[:1])
     assert tokenised == [QUERY, DOCUMENTS[0]]
@@ -249,14 +271,15 @@ def test_a_long_document_is_tokenised_only_as_far_as_it_is_read_and_to_the_same_
     whole = tokenizer(document, add_special_tokens=False, verbose=False)["input_ids"]
     beside = len(tokenizer("가", "나")["input_ids"]) - len(tokenizer("나", add_special_tokens=False)["input_ids"])
     pieces = spans(len(whole), 32 - beside, 4, chunks)
-    read = [pair.ids[pair.document_at :].tolist() for pair in encoded.pairs[:-1]]
-    assert [ids[:-1] for ids in read] == [whole[start:end] for start, end in pieces]
+    before = tokenizer("가", "나", verbose=False).encodings[0].sequence_ids.index(1)
+    read = [pair.ids[before:-1].tolist() for pair in encoded.pairs[:-1]]
+    assert read == [whole[start:end] for start, end in pieces]
     assert encoded.chunks.tolist() == [len(pieces), 1]
     assert encoded.truncated.tolist() == [pieces[-1][1] < len(whole), False]
 
 
 def test_white_space_between_two_words_does_not_hide_the_second(ranker: CrossEncoder) -> None:
-    far, near = (ranker.prepare(QUERY, [f"가{gap}나"], max_chunks_per_doc=1) for gap in (" " * 3_000_000, " "))
+    far, near = (ranker.encoder.encode_documents(QUERY, [f"가{gap}나"], max_chunks=1) for gap in (" " * 3_000_000, " "))
     assert far.pairs[0].ids.tolist() == near.pairs[0].ids.tolist()
     assert not far.truncated.any()
 
@@ -265,6 +288,6 @@ def test_a_machine_without_a_gpu_says_so() -> None:
     if torch.cuda.is_available():
         pytest.skip("there is one")
     with pytest.raises(RankerError, match="sees no GPU"):
-        load_ranker("sample:tiny", device="cuda")
+        load_ranker("sample:tiny", EngineOptions(device="cuda"))
     with pytest.raises(RankerError, match="int8 is for CPUs"):
-        load_ranker("sample:tiny", device="cuda", dtype="int8")
+        load_ranker("sample:tiny", EngineOptions(device="cuda", dtype="int8"))

@@ -5,8 +5,11 @@ from __future__ import annotations
 import base64
 import importlib
 import json
+import socket
 import sys
+import threading
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 from botocore.auth import SigV4Auth
@@ -14,10 +17,13 @@ from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
 from sagemaker_server import SageMakerServer
 
+from ko_reranker.protocol import TIMEOUT_HEADER, read_timeout
+
 FOLDER = Path(__file__).parents[2] / "lambda" / "rerank"
 QUERY, DOCUMENTS = "서울의 인구는?", ["부산은 항구다.", "서울의 인구는 940만 명이다."]
 BODY = {"query": QUERY, "documents": DOCUMENTS}
 REQUEST_ID = "c6af9ac6-7b61-11e6-9a41-93e8deadbeef"
+FACTS = b'{"model": "run-1", "max_length": 512}'
 
 
 @pytest.fixture(scope="module")
@@ -107,6 +113,28 @@ def test_the_container_gets_the_texts_and_the_request_id(api):
     assert headers["X-Amzn-SageMaker-Inference-Id"] == REQUEST_ID
 
 
+def test_the_container_is_told_how_long_somebody_waits(api, modules, server, capsys):
+    api.scores([1.0, 2.0])
+    api(BODY)
+    [(_, headers, _)] = api.server.requests
+    assert 20 < read_timeout(headers[TIMEOUT_HEADER]) < modules[1].DEADLINE_SECONDS
+    hasty = Api(*modules, server, capsys, deadline_seconds=5)
+    server.reset()
+    hasty.scores([1.0, 2.0])
+    hasty(BODY)
+    [(_, headers, _)] = server.requests
+    assert 3 < read_timeout(headers[TIMEOUT_HEADER]) < 5
+
+
+def test_the_deadline_is_a_setting_of_the_function(modules):
+    settings = modules[0].Settings
+    assert settings.from_environment({"ENDPOINT_NAME": "e", "DEADLINE_SECONDS": "7.5"}).deadline_seconds == 7.5
+    assert settings.from_environment({"ENDPOINT_NAME": "e"}).deadline_seconds == modules[1].DEADLINE_SECONDS
+    for wrong in ("soon", "0", "31", "nan"):
+        with pytest.raises(modules[0].WrongVariable, match="DEADLINE_SECONDS"):
+            settings.from_environment({"ENDPOINT_NAME": "e", "DEADLINE_SECONDS": wrong})
+
+
 def test_the_signature_is_the_one_that_botocore_makes(api):
     api.scores([1.0, 2.0])
     api(BODY)
@@ -143,31 +171,70 @@ def test_a_connection_that_idled_for_long_is_not_trusted(api, monkeypatch):
 def test_many_documents_become_parallel_calls_and_one_answer(modules, server, capsys):
     server.reset()
     api = Api(*modules, server, capsys, documents_per_call=10)
+    api.answers(FACTS)
     server.score_with(lambda text: float(text.removeprefix("문서 ")), times=5)
     documents = [f"문서 {index}" for index in range(45)]
     status, body, _ = api({"query": QUERY, "documents": documents, "top_n": 3, "max_tokens_per_doc": 64})
     assert (status, [item["index"] for item in body["results"]]) == (200, [44, 43, 42])
     assert body["usage"]["total_tokens"] == 45 * 7
-    sent = [json.loads(sent) for _, _, sent in server.requests]
+    sent = [json.loads(sent) for _, _, sent in server.requests[1:]]
     assert sorted(len(part["documents"]) for part in sent) == [5, 10, 10, 10, 10]
     assert {(part["query"], part["max_tokens_per_doc"]) for part in sent} == {(QUERY, 64)}
 
 
 def test_large_documents_become_calls_that_each_fit(api):
+    api.answers(FACTS)
     api.server.score_with(len, times=2)
     status, body, _ = api({"query": QUERY, "documents": ["가" * 1_000_000, "나" * 999_000]})
-    assert (status, len(body["results"]), api.calls) == (200, 2, 2)
+    assert (status, len(body["results"]), api.calls) == (200, 2, 3)
+
+
+def test_documents_that_are_ranked_by_comparison_are_sent_together(modules, server, capsys):
+    server.reset()
+    api = Api(*modules, server, capsys, documents_per_call=1)
+    api.answers(b'{"model": "comparing", "max_length": 512, "whole": true}')
+    places = {"logits": [0.5, 1.0], "tokens": [7, 7], "truncated": [False, False], "model": "comparing", "absolute": False}
+    api.answers(json.dumps(places).encode())
+    status, body, _ = api(BODY | {"top_n": 2})
+    assert (status, [item["relevance_score"] for item in body["results"]]) == (200, [1.0, 0.5])
+    assert body["meta"]["scale"] == "rank"
+    assert any("places" in warning for warning in body["meta"]["warnings"])
+    sent = json.loads(server.requests[1][2])
+    assert (sent["documents"], sent["top_n"]) == (DOCUMENTS, 2)
+
+
+def test_a_model_that_took_over_while_a_request_was_split_is_asked_for_again(modules, server, capsys):
+    server.reset()
+    api = Api(*modules, server, capsys, documents_per_call=1, parallel_calls=1)
+    part = {"logits": [1.0], "tokens": [7], "truncated": [False], "model": "comparing", "absolute": False}
+    for answer in (FACTS, *[json.dumps(part).encode()] * 2):
+        api.answers(answer)
+    status, _, headers = api(BODY)
+    assert (status, headers["Retry-After"]) == (429, "1")
+    api.answers(b'{"model": "comparing", "max_length": 512, "whole": true}')
+    whole = {"logits": [0.5, 1.0], "tokens": [7, 7], "truncated": [False] * 2, "model": "comparing", "absolute": False}
+    api.answers(json.dumps(whole).encode())
+    assert api(BODY)[0] == 200
+
+
+@pytest.mark.parametrize(("instructed", "warnings"), [(True, 0), (False, 1)])
+def test_an_instruction_that_no_model_reads_is_a_warning(api, instructed, warnings):
+    answer = {"logits": [1.0, 2.0], "tokens": [7, 7], "truncated": [False, False], "model": "m", "instructed": instructed}
+    api.answers(json.dumps(answer).encode())
+    assert len(api(BODY | {"instruct": "법령을 찾아라"})[1]["meta"]["warnings"]) == warnings
+    assert json.loads(api.server.requests[0][2])["instruction"] == "법령을 찾아라"
 
 
 def test_after_a_failed_part_no_further_call_leaves(modules, server, capsys):
     server.reset()
     api = Api(*modules, server, capsys, documents_per_call=1, parallel_calls=1)
+    api.answers(FACTS)
     server.fails("ThrottlingException")
-    assert (api({"query": QUERY, "documents": list("가나다라마")})[0], api.calls) == (429, 1)
+    assert (api({"query": QUERY, "documents": list("가나다라마")})[0], api.calls) == (429, 2)
 
 
 def test_what_is_served_is_asked_once_a_minute(api):
-    api.answers(b'{"model": "run-1", "max_length": 512}')
+    api.answers(FACTS)
     info = api(method="GET", path="/info")[1]
     assert (info["model_id"], info["max_input_length"], info["max_client_batch_size"]) == ("run-1", 512, 10_000)
     assert api(method="GET", path="/v1/models")[1]["data"][0]["id"] == "run-1"
@@ -220,7 +287,7 @@ def test_health_needs_no_model(api):
         ({"body": "a=b", "headers": {"Content-Type": "application/x-www-form-urlencoded"}}, 415),
         ({"body": {"query": QUERY, "documents": []}}, 422),
         ({"body": {"query": "", "documents": DOCUMENTS}}, 422),
-        ({"body": BODY | {"top_n": 0}}, 422),
+        ({"body": BODY | {"top_n": -1}}, 422),
         ({"body": {"query": QUERY, "texts": []}, "path": "/rerank"}, 400),
     ],
 )
@@ -237,8 +304,9 @@ def test_documents_past_the_endpoints_limit_are_a_413(api):
 
 
 def test_an_answer_past_lambdas_limit_is_a_413(api):
+    api.answers(FACTS)
     api.server.score_with(len, times=20)
-    assert api({"query": QUERY, "documents": [{"a": 1}] * 10_000, "model": "m" * 6_000_000})[0] == 413
+    assert api({"query": QUERY, "documents": [{"a": n} for n in range(10_000)], "model": "m" * 6_000_000})[0] == 413
 
 
 @pytest.mark.parametrize(
@@ -303,6 +371,84 @@ def test_an_endpoint_that_does_not_listen_is_a_503(api):
     assert (api(BODY)[0], api.calls) == (503, 0)
 
 
+class Doorman:
+    """A listener that lets nobody in at first: it takes connections and says nothing, or hangs up, before it hands one on."""
+
+    def __init__(self, server, times, *, hangs_up=False):
+        self.met = 0
+        self._target, self._times, self._hangs_up = urlsplit(server.url), times, hangs_up
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+        self._kept = []
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def client(self, api, monkeypatch):
+        """Make the function's TLS handshake wait for a word from here, as it waits for a certificate."""
+        runtime = sys.modules["sagemaker_runtime"]
+        connect = runtime._Connection.connect
+
+        def with_handshake(connection):
+            connect(connection)
+            if connection.sock.recv(1) != b"!":
+                raise ConnectionResetError
+
+        monkeypatch.setattr(runtime._Connection, "connect", with_handshake)
+        monkeypatch.setattr(runtime, "_CONNECT_SECONDS", 0.05)
+        api.client.url = self.url
+
+    def close(self):
+        self._listener.close()
+        for connection in self._kept:
+            connection.close()
+
+    def _serve(self):
+        while True:
+            try:
+                inside, _ = self._listener.accept()
+            except OSError:
+                return
+            self.met += 1
+            self._kept.append(inside)
+            if self.met > self._times:
+                outside = socket.create_connection((self._target.hostname, self._target.port))
+                inside.sendall(b"!")
+                for one, other in ((inside, outside), (outside, inside)):
+                    threading.Thread(target=self._carry, args=(one, other), daemon=True).start()
+            elif self._hangs_up:
+                inside.close()
+
+    @staticmethod
+    def _carry(one, other):
+        try:
+            while part := one.recv(65536):
+                other.sendall(part)
+        except OSError:
+            pass
+
+
+@pytest.mark.parametrize("hangs_up", [False, True], ids=["silent", "hanging up"])
+def test_connecting_is_tried_again_because_nothing_was_sent(api, monkeypatch, hangs_up):
+    doorman = Doorman(api.server, 3, hangs_up=hangs_up)
+    doorman.client(api, monkeypatch)
+    api.scores([1.0, 2.0])
+    assert (api(BODY)[0], api.calls, doorman.met) == (200, 1, 4)
+    doorman.close()
+
+
+@pytest.mark.parametrize("hangs_up", [False, True], ids=["silent", "hanging up"])
+def test_no_connection_within_the_deadline_is_a_429_that_says_when_to_come_again(
+    modules, server, capsys, monkeypatch, hangs_up
+):
+    server.reset()
+    api = Api(*modules, server, capsys, deadline_seconds=0.5)
+    doorman = Doorman(server, 1000, hangs_up=hangs_up)
+    doorman.client(api, monkeypatch)
+    status, body, headers = api(BODY)
+    assert (status, headers["Retry-After"], body["error_type"], api.calls) == (429, "5", "overloaded", 0)
+    assert doorman.met >= 2
+    doorman.close()
+
+
 @pytest.mark.parametrize("slow", [lambda server: server.sleeps(1.0), lambda server: server.drips(20, 0.1)])
 def test_a_slow_model_is_a_429_within_the_deadline(modules, server, capsys, slow):
     server.reset()
@@ -346,9 +492,10 @@ def test_an_error_is_counted_by_kind_and_keeps_its_cause_for_the_operator(api):
     assert line["_aws"]["CloudWatchMetrics"][1]["Dimensions"] == [["endpoint"], ["endpoint", "error_type"]]
 
 
-def test_a_broken_event_is_a_500_and_not_an_exception(api, modules):
+@pytest.mark.parametrize("broken", [{"headers": 7}, {"requestContext": []}, {"headers": None, "requestContext": "x"}])
+def test_a_broken_event_is_a_500_and_not_an_exception(api, modules, broken):
     reranking, _ = modules
-    answer = reranking.answer({"path": 5, "httpMethod": "POST", "headers": 7}, None, reranking.Settings("e"))
+    answer = reranking.answer({"path": 5, "httpMethod": "POST"} | broken, None, reranking.Settings("e"))
     assert answer["statusCode"] in {404, 500}
 
 

@@ -7,6 +7,8 @@ import json
 
 import torch
 from tokenizers import Tokenizer
+from torch.testing._internal.distributed.fake_pg import FakeStore
+from transformers import AutoModelForSequenceClassification
 
 from ko_reranker.data.jsonl import read_record_file
 from ko_reranker.data.splits import split_of
@@ -59,3 +61,17 @@ def test_building_a_model_leaves_the_callers_random_numbers_alone() -> None:
     torch.manual_seed(7)
     tiny_model.build_model(100, seed=0)
     assert torch.equal(torch.rand(1), expected)
+
+
+def test_every_worker_of_a_run_can_write_the_model(tmp_path) -> None:
+    """`save_pretrained` of `transformers` writes no weights on ranks other than 0, and hosts share no folder."""
+    torch.distributed.init_process_group("fake", rank=1, world_size=2, store=FakeStore())
+    try:
+        folder = tiny_model.build(tmp_path)
+    finally:
+        torch.distributed.destroy_process_group()
+    built = tiny_model.build_model(len(tiny_model.load_tokenizer()), seed=0)
+    loaded = AutoModelForSequenceClassification.from_pretrained(folder)
+    assert type(loaded) is type(built)
+    for name, weight in built.state_dict().items():
+        torch.testing.assert_close(loaded.state_dict()[name], weight, rtol=0, atol=0)

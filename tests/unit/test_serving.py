@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -107,6 +108,34 @@ def test_ping_is_healthy_only_when_warm(ranker):
         assert client.get("/ping").status_code == 200
         assert client.get("/health").json() == {"status": "ok"}
     assert ranker.calls, "warming up scores something"
+
+
+class SlowToBegin(StubRanker):
+    """Takes its time for the first pass, as one that compiles does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.passes = 0
+
+    def _forward(self, pairs):
+        self.passes += 1
+        if self.passes == 1:
+            time.sleep(0.5)
+        return super()._forward(pairs)
+
+
+def test_a_slow_first_pass_sends_no_large_request_away():
+    ranker = SlowToBegin()
+    large = {"query": QUERY, "documents": [f"{number:020}" for number in range(10_000)]}
+    with TestClient(create_app(ranker, ServingOptions(request_timeout_seconds=20))) as client:
+        assert client.post("/rerank", json=large).status_code == 200
+
+
+def test_warming_up_scores_different_texts_and_fills_a_micro_batch(ranker):
+    with TestClient(create_app(ranker)):
+        short, *full = ranker.calls
+    assert "문서" in short
+    assert all(len({*texts}) == len(texts) >= ranker.engine.batch_tokens / ranker.max_length for texts in full)
 
 
 def test_ping_tells_a_model_that_fails_at_everything_from_a_text_that_it_cannot_digest():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,16 @@ class Hashed(StubRanker):
 
     def logit(self, query: str, document: str) -> float:
         return np.random.default_rng(sum(map(ord, query + document))).normal() * 6
+
+
+class Interacting(Hashed):
+    """One with raw scores of its own."""
+
+    raw_scale = "maxsim_mean"
+
+    def rounds(self, query, documents, **options):
+        scored = yield from super().rounds(query, documents, **options)
+        return replace(scored, raw=(scored.logits + 10) / 20)
 
 
 class Loopback:
@@ -61,10 +72,11 @@ class Loopback:
     ],
 )
 @pytest.mark.parametrize("path", ["/v2/rerank", "/v1/rerank"])
-def test_the_lambda_and_the_container_answer_alike(body, path, monkeypatch):
+@pytest.mark.parametrize("ranker", [Hashed, Interacting])
+def test_the_lambda_and_the_container_answer_alike(body, path, ranker, monkeypatch):
     monkeypatch.syspath_prepend(str(FOLDER))
     reranking, model_endpoint = importlib.import_module("reranking"), importlib.import_module("model_endpoint")
-    with TestClient(create_app(Hashed())) as container:
+    with TestClient(create_app(ranker())) as container:
         event = {
             "httpMethod": "POST",
             "path": path,

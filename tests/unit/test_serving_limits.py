@@ -141,6 +141,27 @@ def test_a_request_whose_time_is_over_is_a_429_and_gives_up_its_place(ranker):
     assert "늦은 질문" not in ranker.seen
 
 
+@pytest.mark.parametrize("told", ["timeout=0.2", "trace=1;timeout=0.2", "timeout=0.200, x"])
+def test_nothing_is_computed_for_a_caller_that_said_how_long_it_waits(ranker, told):
+    late = {"query": "늦은 질문", "documents": ["문서"]}
+    with TestClient(create_app(ranker)) as client, ThreadPoolExecutor() as callers:
+        first = callers.submit(client.post, "/invocations", json=GATED)
+        assert ranker.entered.wait(timeout=10)
+        refused = client.post("/invocations", json=late, headers={"x-amzn-sagemaker-custom-attributes": told})
+        assert (refused.status_code, refused.json()["error_type"]) == (429, "overloaded")
+        assert "0.2 seconds" in refused.json()["message"]
+        ranker.leave.set()
+        assert first.result().status_code == 200, "the others' time is as long as it was"
+    assert "늦은 질문" not in ranker.seen
+
+
+@pytest.mark.parametrize("told", ["timeout=600", "timeout=", "timeout=-1", "timeout=soon", "xtimeout=0.000001", "c"])
+def test_what_a_caller_says_only_ever_shortens_its_time(ranker, told):
+    ranker.leave.set()
+    with TestClient(create_app(ranker, ServingOptions(request_timeout_seconds=50))) as client:
+        assert client.post("/invocations", json=BODY, headers={"x-amzn-sagemaker-custom-attributes": told}).status_code == 200
+
+
 def test_bodies_of_waiting_requests_are_bounded_together(ranker):
     options = ServingOptions(max_body_bytes=30_000, max_waiting_bytes=40_000)
     large = {"query": "큰 질문", "documents": ["x" * 25_000]}
@@ -174,6 +195,7 @@ def test_a_crowd_is_sent_away_before_its_bodies_are_read(ranker):
 def test_a_full_queue_sends_away_before_anything_is_tokenised():
     ranker = Gated(max_queue_tokens=5)
     with TestClient(create_app(ranker)) as client, ThreadPoolExecutor() as callers:
+        assert client.post("/rerank", json=BODY).status_code == 200, "it tells how many tokens a character makes"
         first = callers.submit(client.post, "/rerank", json=GATED)
         assert ranker.entered.wait(timeout=10)
         second = callers.submit(client.post, "/rerank", json=BODY)

@@ -7,9 +7,11 @@ import math
 import random
 import tracemalloc
 import unicodedata
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -28,13 +30,21 @@ from transformers import (
 from ko_reranker.container import JobError
 from ko_reranker.data.jsonl import read_record_file, write_jsonl
 from ko_reranker.data.records import TrainingRecord
+from ko_reranker.engine import Item
+from ko_reranker.engine import attention as engine_attention
+from ko_reranker.engine.attention import attend_varlen
+from ko_reranker.engine.packing import pack
 from ko_reranker.rankers.pairs import PairEncoder
+from ko_reranker.rankers.placing import served_dtype
 from ko_reranker.samples import paths, tiny_model
+from training_job.families.cross_encoder import encode_pairs
 from training_job.loop import attention, groups
 from training_job.loop.dataset import RecordFile
+from training_job.loop.dev import DevSet
 from training_job.loop.groups import Group, group_loss
 from training_job.loop.metrics import Progress
-from training_job.loop.packed import PackedClassifier, load_classifier
+from training_job.loop.packed import PackedClassifier, compute_twice, load_classifier
+from training_job.loop.worker import Worker, be_deterministic
 
 SIZE = {"vocab_size": 100, "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 48}
 SIZE |= {"max_position_embeddings": 130, "num_labels": 1}
@@ -45,25 +55,22 @@ CONFIGS = [
     BertConfig(**SIZE),
     ElectraConfig(**SIZE, embedding_size=16),
     # Sequences are longer than its window of 16, so that the window is seen.
-    ModernBertConfig(**SIZE, pad_token_id=0, global_attn_every_n_layers=2, local_attention=16),
+    ModernBertConfig(**SIZE, pad_token_id=0, global_attn_every_n_layers=2, local_attention=16, classifier_pooling="cls"),
+    ModernBertConfig(**SIZE, pad_token_id=0, global_attn_every_n_layers=2, local_attention=16, classifier_pooling="mean"),
 ]
-NAMES = [config.model_type for config in CONFIGS]
+NAMES = [*(config.model_type for config in CONFIGS[:-1]), "modernbert, mean"]
 
 
-class Pair:
-    """The token ids of a pair, without a tokenizer."""
-
-    def __init__(self, ids: list[int], *, typed: bool) -> None:
-        self.features = {"input_ids": ids} | ({"token_type_ids": [0, 0] + [1] * (len(ids) - 2)} if typed else {})
-
-    def __len__(self) -> int:
-        return len(self.features["input_ids"])
+def make_pair(ids: list[int], *, typed: bool) -> Item:
+    """Return the token ids of a pair, without a tokenizer."""
+    return Item(np.array(ids, np.int32), 2 if typed else None)
 
 
 def some_groups(*, typed: bool = False) -> list[Group]:
     """Three groups of 3, 1 and 2 pairs, of 4 to 60 tokens."""
     draw = random.Random(1)
-    pairs = iter([Pair([2] + [draw.randrange(5, 100) for _ in range(draw.randrange(3, 60))], typed=typed) for _ in range(6)])
+    texts = [[2] + [draw.randrange(5, 100) for _ in range(draw.randrange(3, 60))] for _ in range(6)]
+    pairs = iter([make_pair(ids, typed=typed) for ids in texts])
     return [Group(record, tuple(itertools.islice(pairs, size))) for record, size in enumerate((3, 1, 2))]
 
 
@@ -113,7 +120,7 @@ def test_a_packed_step_has_the_gradient_of_the_padded_one(config, checkpointing,
 
     packed = PackedClassifier(load_classifier(folder).train(), seed=0)
     if checkpointing:
-        packed.model.activation_checkpointing_enable()
+        compute_twice(packed.model)
     logits = packed.logits(batch, step=0)
     group_loss(logits, batch).backward()
     torch.testing.assert_close(logits, reference, atol=1e-5, rtol=1e-5)
@@ -139,7 +146,7 @@ def test_dropout_drops_its_share_and_keeps_the_mean(tmp_path) -> None:
     config = XLMRobertaConfig(**SIZE, pad_token_id=1, hidden_dropout_prob=0.3)
     packed = PackedClassifier(load_classifier(saved(config, tmp_path)).train(), seed=0)
     packed.logits(some_groups(), step=0)
-    ones = torch.ones(sum(packed.row.lengths), 2_000)
+    ones = torch.ones(packed.encoder.batch.tokens, 2_000)
     dropped = packed.model.roberta.embeddings.dropout(ones)
     assert (dropped == 0).float().mean() == pytest.approx(0.3, abs=0.01)
     assert dropped.mean() == pytest.approx(1, abs=0.01)
@@ -147,16 +154,12 @@ def test_dropout_drops_its_share_and_keeps_the_mean(tmp_path) -> None:
 
 @pytest.mark.parametrize("window", [None, 4])
 def test_attention_with_dropout_has_the_gradient_of_its_output(window) -> None:
-    lengths = [5, 1, 9]
-    row = attention.Row(lengths, F.pad(torch.tensor(lengths).cumsum(0), (1, 0)).int(), [(0, place) for place in range(3)])
-    module = SimpleNamespace(packed=SimpleNamespace(row=row), place=2)
-    key, value = (torch.randn(1, 2, 15, 3, dtype=torch.float64, requires_grad=True) for _ in range(2))
-    for rows in (15, 3):  # all tokens, and the first ones alone
-        query = torch.randn(1, 2, rows, 3, dtype=torch.float64, requires_grad=True)
-        torch.autograd.gradcheck(
-            lambda *states: attention.packed_attention(module, *states, None, dropout=0.3, sliding_window=window)[0],
-            (query, key, value),
-        )
+    batch = pack([make_pair([2] * length, typed=False) for length in (5, 1, 9)])
+    module = SimpleNamespace(packed=SimpleNamespace(batch=batch, streams=[(0, 0), (0, 1), (0, 2)]), index=2)
+    states = [torch.randn(1, 2, 15, 3, dtype=torch.float64, requires_grad=True) for _ in range(3)]
+    torch.autograd.gradcheck(
+        lambda *states: attention.packed_attention(module, *states, None, dropout=0.3, sliding_window=window)[0], states
+    )
 
 
 def test_gradients_of_micro_batches_add_up_to_the_whole(tmp_path) -> None:
@@ -173,26 +176,133 @@ def test_gradients_of_micro_batches_add_up_to_the_whole(tmp_path) -> None:
 
 def test_the_kernels_of_gpus_take_what_they_are_given() -> None:
     """Shapes only, on tensors without data, with dropout: all tokens, and first ones alone."""
-    lengths = [5, 3, 9]
-    row = attention.Row(lengths, F.pad(torch.tensor(lengths).cumsum(0), (1, 0)).int().to("meta"), [0, 0, 0])
-    for rows in (17, 3):
-        query = torch.empty(1, 4, rows, 16, device="meta", dtype=torch.float16, requires_grad=True)
-        key, value = (torch.empty(1, 4, 17, 16, device="meta", dtype=torch.float16, requires_grad=True) for _ in range(2))
-        assert attention._memory_efficient(row, query, key, value, 0.1, 0.25).shape == (1, rows, 4, 16)
-        seen = attention._flash(row, query, key, value, 0.1, 0.25, 4)
-        assert seen.shape == (1, rows, 4, 16)
-        gradients = torch.autograd.grad(seen.sum(), [query, key, value])
-        assert [gradient.shape for gradient in gradients] == [query.shape, key.shape, value.shape]
+    bounds = torch.tensor([0, 5, 8, 17], dtype=torch.int32).to("meta")
+    for rows, query_bounds, longest in ((17, bounds, 9), (3, torch.arange(4, dtype=torch.int32, device="meta"), 1)):
+        query, key, value = states = [
+            torch.empty(count, 4, 16, device="meta", dtype=torch.float16, requires_grad=True) for count in (rows, 17, 17)
+        ]
+        for kernel, window in (("memory_efficient", None), ("flash", 4)):
+            settings = {"window": window, "dropout": 0.1, "scale": 0.25}
+            seen = attend_varlen(kernel, *states, query_bounds, bounds, longest, 9, **settings)
+            assert seen.shape == (rows, 4, 16)
+            if kernel == "flash":  # PyTorch has no shapes of the other's gradient
+                gradients = torch.autograd.grad(seen.sum(), [query, key, value])
+                assert [gradient.shape for gradient in gradients] == [query.shape, key.shape, value.shape]
+
+
+@pytest.mark.parametrize("capability", [(7, 5), (8, 6)], ids=["T4", "A10G"])
+@pytest.mark.parametrize("window", [None, 1], ids=["whole", "windowed"])
+def test_training_and_serving_attend_by_the_same_kernel(capability, window, monkeypatch) -> None:
+    """On tensors that only say that they are a GPU's."""
+    asked = []
+
+    class OnGpu(torch.Tensor):
+        is_cuda = True
+
+    def varlen(kernel, query, *_, **__):
+        asked.append(kernel)
+        return query.as_subclass(torch.Tensor)
+
+    monkeypatch.setattr(engine_attention, "capability_of", lambda device: capability)
+    monkeypatch.setattr(engine_attention, "attend_varlen", varlen)
+    states = [torch.randn(5, 2, 16, dtype=torch.float16).as_subclass(OnGpu) for _ in range(3)]
+    batch = pack([make_pair([2] * length, typed=False) for length in (3, 2)])
+    served = engine_attention.attend(*states, batch, window)
+    module = SimpleNamespace(packed=SimpleNamespace(batch=batch, streams=[(0,), (0,)]), index=0)
+    rows = [part.transpose(0, 1)[None] for part in states]
+    trained, _ = attention.packed_attention(module, *rows, None, sliding_window=None if window is None else window + 1)
+    assert trained.shape == (1, 5, 2, 16) and served.shape == (5, 32)
+    expected = {(7, 5): "memory_efficient", (8, 6): "flash"}[capability]
+    # A T4 has no kernel for a window: both go sequence by sequence.
+    assert asked == ([] if capability == (7, 5) and window else [expected] * 2)
+
+
+def test_layers_are_computed_twice_by_whichever_name_is_there() -> None:
+    class Older:
+        """As in transformers 5.17."""
+
+        asked = False
+
+        def gradient_checkpointing_enable(self) -> None:
+            self.asked = True
+
+    class Newer(Older):
+        """As in transformers 5.23, where the older name is deprecated."""
+
+        newer = False
+
+        def activation_checkpointing_enable(self) -> None:
+            self.newer = True
+
+    older, newer = Older(), Newer()
+    compute_twice(older)
+    compute_twice(newer)
+    assert (older.asked, newer.newer, newer.asked) == (True, True, False)
+
+
+# Dev, determinism, and other workers.
+
+
+def test_the_look_at_dev_is_in_the_precision_that_is_served(tmp_path) -> None:
+    record = TrainingRecord("질문", ("답",), ("아님", "아니다"))
+    write_jsonl(tmp_path / "dev.jsonl", [record.to_json()] * 3)
+    dev = DevSet(tmp_path / "dev.jsonl", pairs_of_64(), group_size=3, queries=3, seed=0)
+    seen = []
+
+    class Classifier:
+        model = torch.nn.Identity()
+
+        def logits(self, groups, step):
+            seen.append(torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else torch.float32)
+            return torch.zeros(sum(len(group.pairs) for group in groups))
+
+    alone = Worker(rank=0, world_size=1, local_rank=0, device=torch.device("cpu"))
+    dev.evaluate(Classifier(), alone, 1_000, torch.bfloat16)
+    dev.evaluate(Classifier(), alone, 1_000, served_dtype("auto", alone.device))
+    assert seen == [torch.bfloat16, torch.float32]
+
+
+@pytest.mark.parametrize(("capability", "dtype"), [((7, 5), torch.float16), ((8, 0), torch.bfloat16), ((9, 0), torch.bfloat16)])
+def test_a_gpu_serves_in_what_it_has(capability, dtype, monkeypatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda place: capability)
+    assert served_dtype("auto", torch.device("cuda", 1)) == dtype
+    assert served_dtype("fp32", torch.device("cuda", 1)) == torch.float32
+
+
+@pytest.fixture
+def deterministic_as_before():
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    filled = torch.utils.deterministic.fill_uninitialized_memory
+    yield
+    torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+    torch.utils.deterministic.fill_uninitialized_memory = filled
+
+
+def test_determinism_is_strict_where_every_operation_has_such_a_kernel(deterministic_as_before) -> None:
+    asked = []
+    rehearsal = lambda: asked.append(torch.is_deterministic_algorithms_warn_only_enabled())  # noqa: E731
+    assert be_deterministic(rehearsal) is None
+    assert asked == [False], "with warn_only the backward pass of attention adds up in any order"
+    assert not torch.is_deterministic_algorithms_warn_only_enabled()
+
+
+def test_an_operation_without_a_deterministic_kernel_is_told_and_no_failure(deterministic_as_before) -> None:
+    ranks = torch.tensor([1.0, 2.0]).put_  # has none with accumulate=False, on a CPU either
+    remark = be_deterministic(lambda: ranks(torch.tensor([0]), torch.tensor([1.0])))
+    assert "put_" in remark
+    assert torch.is_deterministic_algorithms_warn_only_enabled()
+    with pytest.raises(RuntimeError, match="memory"):
+
+        def without_memory() -> None:
+            raise RuntimeError("out of memory")
+
+        be_deterministic(without_memory)
 
 
 def test_models_that_cannot_be_packed_are_named(tmp_path) -> None:
     AutoModelForSequenceClassification.from_config(DebertaV2Config(**SIZE)).save_pretrained(tmp_path / "deberta")
     with pytest.raises(JobError, match="base_model is a deberta-v2: what can be trained is bert, camembert"):
         load_classifier(tmp_path / "deberta")
-    mean = ModernBertConfig(**SIZE, pad_token_id=0, classifier_pooling="mean")
-    AutoModelForSequenceClassification.from_config(mean).save_pretrained(tmp_path / "mean")
-    with pytest.raises(JobError, match="by the mean of its tokens"):
-        load_classifier(tmp_path / "mean")
 
 
 # The loss.
@@ -200,7 +310,7 @@ def test_models_that_cannot_be_packed_are_named(tmp_path) -> None:
 
 def bare_groups(*sizes: int, teacher: list[tuple[float, ...] | None] | None = None) -> list[Group]:
     given = teacher or [None] * len(sizes)
-    return [Group(0, (Pair([1], typed=False),) * size, scores) for size, scores in zip(sizes, given, strict=True)]
+    return [Group(0, (make_pair([1], typed=False),) * size, scores) for size, scores in zip(sizes, given, strict=True)]
 
 
 def test_the_loss_of_even_groups_is_the_cross_entropy_of_the_first_passage() -> None:
@@ -254,9 +364,13 @@ def records(tmp_path_factory) -> RecordFile:
     return RecordFile(path)
 
 
+def pairs_of_64() -> groups.Encode:
+    return partial(encode_pairs, PairEncoder(tiny_model.load_tokenizer(), 64))
+
+
 def sampler(records: RecordFile, **changes: int) -> groups.GroupSampler:
     settings = {"group_size": 3, "batch_queries": 5, "seed": 0} | changes
-    return groups.GroupSampler(records, PairEncoder(tiny_model.load_tokenizer(), 64), **settings)
+    return groups.GroupSampler(records, pairs_of_64(), **settings)
 
 
 def test_a_step_takes_every_record_once_an_epoch_and_the_last_one_what_is_left(records) -> None:
@@ -293,11 +407,11 @@ def test_micro_batches_hold_whole_groups_within_the_budget(records) -> None:
 def test_a_group_carries_the_teachers_scores_of_its_own_passages(tmp_path) -> None:
     record = TrainingRecord("질문", ("가", "나"), ("다", "라", "마"), None, (9.0, 8.0), (3.0, 2.0, 1.0))
     write_jsonl(tmp_path / "train.jsonl", [record.to_json()])
-    ours = sampler(RecordFile(tmp_path / "train.jsonl"))
+    ours, tokenizer = sampler(RecordFile(tmp_path / "train.jsonl")), tiny_model.load_tokenizer()
     score_of = dict(zip(("가", "나", "다", "라", "마"), (9.0, 8.0, 3.0, 2.0, 1.0), strict=True))
     for step in range(20):
         (group,) = ours.batch(step).groups
-        passages = [ours.encoder.tokenizer.decode(pair.features["input_ids"], skip_special_tokens=True) for pair in group.pairs]
+        passages = [tokenizer.decode(pair.features["input_ids"], skip_special_tokens=True) for pair in group.pairs]
         assert [score_of[passage.split()[-1][-1]] for passage in passages] == list(group.teacher)
 
 
@@ -336,9 +450,9 @@ def test_a_file_of_records_is_checked_from_end_to_end(tmp_path, content, message
 def test_the_texts_of_the_records_are_not_held_in_memory(tmp_path) -> None:
     path = tmp_path / "train.jsonl"
     write_jsonl(path, ({"query": f"질문 {n}", "pos": ["본문 " * 300], "neg": ["다른 본문 " * 300]} for n in range(4_000)))
-    encoder = PairEncoder(tiny_model.load_tokenizer(), 64)
+    encode = pairs_of_64()
     tracemalloc.start()
-    ours = groups.GroupSampler(RecordFile(path), encoder, group_size=3, batch_queries=8, seed=0)
+    ours = groups.GroupSampler(RecordFile(path), encode, group_size=3, batch_queries=8, seed=0)
     for step in (0, 300, 499, 500):
         ours.batch(step)
     _, peak = tracemalloc.get_traced_memory()

@@ -78,7 +78,7 @@ def translate(event, store, memory, client, milliseconds=lambda: 10**6, effort=Q
 def rows(store: Store) -> dict[str, dict]:
     return {
         row["id"]: row
-        for item in store.list("runs/r/translated/")
+        for item in store.objects("runs/r/translated/")
         if item.key.endswith(".jsonl")
         for row in store.rows(item.key)
     }

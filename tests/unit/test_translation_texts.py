@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ko_reranker.data.translation.language import is_in_language
 from ko_reranker.data.translation.packing import is_packable, packed, packs, unpacked
 from ko_reranker.data.translation.quality import problem
 from ko_reranker.data.translation.sentences import split_text
-from ko_reranker.data.translation.texts import TranslationSettings, Unit, assemble, pieces_of
+from ko_reranker.data.translation.texts import Segment, TranslationSettings, assemble, parts_of
+from ko_reranker.languages import KOREAN
 
 SETTINGS = TranslationSettings("en", "ko")
 anything = st.text(st.characters(exclude_categories=["Cs"]))
@@ -35,13 +35,13 @@ def test_texts_are_cut_after_sentences_then_at_spaces_then_between_characters():
 
 @given(st.lists(texts.map(str.strip).filter(bool), max_size=30), st.integers(20, 300))
 def test_packs_hold_every_unit_once_in_order_and_fit(contents, limit):
-    units = [Unit(str(index), text) for index, text in enumerate(contents)]
-    made = list(packs(units, limit, most=7))
-    assert sorted((unit for pack in made for unit in pack), key=lambda unit: int(unit.key)) == units
+    segments = [Segment(str(index), text) for index, text in enumerate(contents)]
+    made = list(packs(segments, limit, most=7))
+    assert sorted((segment for pack in made for segment in pack), key=lambda segment: int(segment.key)) == segments
     for pack in made:
         assert 1 <= len(pack) <= 7
-        assert len(pack) == 1 or len(packed([unit.text for unit in pack]).encode()) <= limit
-        assert len(pack) == 1 or all(is_packable(unit.text) for unit in pack)
+        assert len(pack) == 1 or len(packed([segment.text for segment in pack]).encode()) <= limit
+        assert len(pack) == 1 or all(is_packable(segment.text) for segment in pack)
 
 
 @given(st.lists(texts.map(str.strip).filter(bool).filter(is_packable), min_size=1, max_size=12))
@@ -72,10 +72,10 @@ def test_a_number_that_moved_to_its_neighbour_gives_a_shift_away():
 @settings(max_examples=60)
 @given(texts, st.integers(12, 50))
 def test_a_text_is_put_together_from_its_pieces_as_it_was(text, limit):
-    pieces = pieces_of(text, SETTINGS, limit)
-    same = {piece.unit.key: piece.unit.text for piece in pieces if piece.unit}
-    assert assemble(pieces, same) == text.strip()
-    assert all(piece.unit.size <= limit and piece.unit.text == piece.unit.text.strip() for piece in pieces if piece.unit)
+    parts = parts_of(text, SETTINGS, limit)
+    same = {part.segment.key: part.segment.text for part in parts if part.segment}
+    assert assemble(parts, same) == text.strip()
+    assert all(part.segment.size <= limit and part.segment.text == part.segment.text.strip() for part in parts if part.segment)
 
 
 @given(texts)
@@ -98,10 +98,6 @@ def test_what_becomes_of_a_text(text, treatment):
     assert SETTINGS.treatment(text) == treatment
 
 
-def test_latin_script_proves_no_language():
-    assert not is_in_language("Guten Tag", "de")
-
-
 @pytest.mark.parametrize(
     ("source", "translation", "reason"),
     [
@@ -119,9 +115,28 @@ def test_latin_script_proves_no_language():
         ),
         ("A fairly long sentence about nothing much at all, " * 4, "가나다", "times as long"),
         ("A short sentence of words.", "가" * 200, "times as long"),
+        ("Visual Studio 2022", "Visual Studio 2022", None),
+        ("Windows Server 2019 IIS 10.0", "Windows Server 2019 IIS 10.0", None),
+        ("SELECT name FROM users WHERE age > 30;", "SELECT name FROM users WHERE age > 30;", None),
+        ("int main() { return a[0]; }", "int main() { return a[0]; }", None),
+        ("Getting Started", "Getting Started", "came back as it was"),
+        ("It works in Visual Studio 2022.", "It works in Visual Studio 2022.", "came back as it was"),
+        ("The Kiwi app is free.", "__DNT0__ 앱은 무료입니다.", "marker of the service"),
+        ("The Kiwi app is free.", "<dnt>Kiwi</dnt> 앱은 무료입니다.", "marker of the service"),
+        ("The Kiwi app is free.", '<span translate="no">Kiwi</span> 앱은 무료입니다.', "marker of the service"),
+        ("Wrap names in <dnt> tags.", "이름을 <dnt> 태그로 감싸십시오.", None),
+        ("See [the guide](../guide.md#a).", "[안내서](../guide.md#a)를 참조하십시오.", None),
+        ("See [the guide](../guide.md#a).", "[안내서] (../guide.md#a)를 참조하십시오.", "other links"),
+        ("See [the guide](../guide.md#a).", "[안내서](../안내서.md#a)를 참조하십시오.", "other links"),
+        ("See [it](https://a.b/en-us/c).", "[이것](https://a.b/ko-kr/c)을 참조하십시오.", None),
+        ("Refunds take 30 days.", "환불은 3일 걸립니다.", "other numbers"),
+        ("Refunds take 7 days.", "환불은 17일 걸립니다.", "other numbers"),
+        ("It has 1,250 users in 2024.", "2024년 사용자는 1250명입니다.", None),
+        ("It has 1.5 million users.", "사용자가 150만 명입니다.", None),
+        ("On June 5, 2020, two of them left.", "2020년 6월 5일에 2명이 떠났습니다.", None),
         ("errno, _doserrno, _sys_errlist, and _sys_nerr", "errno, _doserrno, _sys_errlist 및 _sys_nerr", None),
     ],
 )
 def test_what_is_accepted_as_a_translation(source, translation, reason):
-    found = problem(source, translation, "ko")
+    found = problem(source, translation, KOREAN)
     assert found is None if reason is None else reason in str(found)

@@ -1,4 +1,4 @@
-"""A look at dev.jsonl during training: the loss, and where the positive stands among its group's passages."""
+"""The evaluation on dev.jsonl during training: the loss, and where the positive stands among its group's passages."""
 
 from __future__ import annotations
 
@@ -7,54 +7,61 @@ from pathlib import Path
 
 import torch
 
-from ko_reranker.rankers.pairs import PairEncoder
 from training_job.loop.dataset import RecordFile
-from training_job.loop.groups import Group, group_loss, make_group, micro_batches, share_of
-from training_job.loop.packed import PackedClassifier
+from training_job.loop.family import TrainedFamily
+from training_job.loop.groups import Encode, Group, group_loss, make_group, micro_batches, share_of
 from training_job.loop.worker import Worker
 
 
 class DevSet:
-    """Some records of `dev.jsonl`, the same at every look.
+    """Some records of `dev.jsonl`, the same at every evaluation.
 
     Args:
         path: the file.
-        encoder: tokenises pairs.
+        encode: makes the groups.
         group_size: passages per query at most: the first positive and the first negatives.
         queries: how many at most, drawn by the seed; records without negatives tell nothing and are left out.
         seed: of the draw.
     """
 
-    def __init__(self, path: Path, encoder: PairEncoder, *, group_size: int, queries: int, seed: int) -> None:
-        self._records, self._encoder, self._group_size = RecordFile(path), encoder, group_size
+    def __init__(self, path: Path, encode: Encode, *, group_size: int, queries: int, seed: int) -> None:
+        self._records, self._encode, self._group_size = RecordFile(path), encode, group_size
         telling = [index for index in range(len(self._records)) if self._records[index].negatives]
         draw = random.Random(seed)  # noqa: S311  a seeded draw, no secret
         self.chosen = draw.sample(telling, min(queries, len(telling)))
 
-    def look(self, classifier: PackedClassifier, worker: Worker, budget: int) -> dict[str, float]:
+    def evaluate(
+        self, family: TrainedFamily, worker: Worker, budget: int, dtype: torch.dtype = torch.float32
+    ) -> dict[str, float]:
         """Return `dev_loss` and `dev_mrr`, computed by all workers together.
 
         Args:
-            classifier: the model, put into evaluation and back into training.
+            family: whose model is put into evaluation and back into training.
             worker: this one.
             budget: tokens to compute at once.
+            dtype: what the model is served in on such a device: the best epoch is the one that is best there.
         """
-        classifier.model.eval()
+        family.model.eval()
         loss = reciprocal = 0.0
-        with torch.no_grad():
-            mine = [self._group(index) for index in share_of(self.chosen, self._records.size, worker.rank, worker.world)]
+        half = dtype != torch.float32
+        with torch.no_grad(), torch.autocast(worker.device.type, dtype if half else None, enabled=half):
+            mine = [self._group(index) for index in share_of(self.chosen, self._records.size, worker.rank, worker.world_size)]
             for groups in micro_batches(mine, budget):
-                logits = classifier.logits(groups, step=0).float().cpu()
+                logits = family.logits(groups, step=0).float().cpu()
                 loss += group_loss(logits, groups).item()
                 reciprocal += sum(map(_reciprocal_rank, logits.split([len(group.pairs) for group in groups])))
-        classifier.model.train()
-        loss, reciprocal = worker.totals(loss, reciprocal)
+        family.model.train()
+        loss, reciprocal = worker.all_reduce(loss, reciprocal)
         return {"dev_loss": loss / len(self.chosen), "dev_mrr": reciprocal / len(self.chosen)}
+
+    def batches(self, budget: int) -> list[list[Group]]:
+        """Return all of its groups, as many together as the budget of tokens holds."""
+        return micro_batches([self._group(index) for index in sorted(self.chosen)], budget)
 
     def _group(self, index: int) -> Group:
         record = self._records[index]
         negatives = range(min(len(record.negatives), self._group_size - 1))
-        return make_group(self._encoder, index, record, 0, negatives)
+        return make_group(self._encode, index, record, 0, negatives)
 
 
 def _reciprocal_rank(logits: torch.Tensor) -> float:

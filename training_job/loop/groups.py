@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -13,30 +14,41 @@ import numpy as np
 import torch
 
 from ko_reranker.data.records import TrainingRecord
-from ko_reranker.rankers.pairs import EncodedPair, PairEncoder
+from ko_reranker.engine import Item
 from ko_reranker.text import normalise
 from training_job.loop.dataset import RecordFile
 
 T = TypeVar("T")
+# Two logits that differ by less, as a share of their size, differ by rounding alone.
+_TIED = 1e-5
+# Scores that differ by less are not blown up to 0..1.
+_LEAST_SPREAD = 1e-6
 
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """The pairs of one query, the positive's first.
+    """One query and its passages, the positive first, as a family of rankers reads them.
 
     Attributes:
         record: the record's place in its file.
-        pairs: at least one.
-        teacher: a teacher's score of each pair, or None.
+        pairs: a sequence for each passage, at least one; a cross-encoder's hold the query, too.
+        teacher: a teacher's score of each passage, or None.
+        query_cut: whether the query was longer than there is room for, and was cut.
     """
 
     record: int
-    pairs: tuple[EncodedPair, ...]
+    pairs: tuple[Item, ...]
     teacher: tuple[float, ...] | None = None
+    query_cut: bool = False
 
     @property
     def tokens(self) -> int:
+        """Tokens to compute."""
         return sum(map(len, self.pairs))
+
+
+# From a record's place, its query, passages (the positive first) and a teacher's scores to a group.
+Encode = Callable[[int, str, Sequence[str], tuple[float, ...] | None], Group]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,40 +71,40 @@ class GroupSampler:
 
     Args:
         records: the training records.
-        encoder: tokenises pairs.
+        encode: makes the groups.
         group_size: passages per query at most; a record with fewer negatives makes a smaller group.
         batch_queries: queries per step, over all workers; the last step of an epoch takes what is left.
         seed: of the order of the records and the choice of their passages.
     """
 
-    def __init__(self, records: RecordFile, encoder: PairEncoder, *, group_size: int, batch_queries: int, seed: int) -> None:
+    def __init__(self, records: RecordFile, encode: Encode, *, group_size: int, batch_queries: int, seed: int) -> None:
         self.records = records
-        self.encoder = encoder
+        self.encode = encode
         self.group_size = group_size
         self.batch_queries = batch_queries
         self.seed = seed
         self.steps_per_epoch = math.ceil(len(records) / batch_queries)
         self._order: tuple[int, np.ndarray] | None = None  # the epoch, and its records in their order
 
-    def batch(self, step: int, rank: int = 0, world: int = 1) -> Batch:
+    def batch(self, step: int, rank: int = 0, world_size: int = 1) -> Batch:
         """Return a worker's share of a step (from 0)."""
         epoch, place = divmod(step, self.steps_per_epoch)
         if self._order is None or self._order[0] != epoch:
             self._order = (epoch, np.random.default_rng([self.seed, epoch]).permutation(len(self.records)))
         chosen = self._order[1][place * self.batch_queries : (place + 1) * self.batch_queries].tolist()
-        groups = [self._group(index, epoch) for index in share_of(chosen, self.records.size, rank, world)]
+        groups = [self._group(index, epoch) for index in share_of(chosen, self.records.size, rank, world_size)]
         return Batch(groups, len(chosen))
 
     def _group(self, index: int, epoch: int) -> Group:
         record = self.records[index]
         draw = random.Random(f"{self.seed} {epoch} {index}")  # noqa: S311  a seeded draw, no secret
-        negatives = range(len(record.negatives))
+        negatives: Sequence[int] = range(len(record.negatives))
         if len(negatives) > self.group_size - 1:
             negatives = draw.sample(negatives, self.group_size - 1)
-        return make_group(self.encoder, index, record, draw.randrange(len(record.positives)), negatives)
+        return make_group(self.encode, index, record, draw.randrange(len(record.positives)), negatives)
 
 
-def make_group(encoder: PairEncoder, index: int, record: TrainingRecord, positive: int, negatives: Sequence[int]) -> Group:
+def make_group(encode: Encode, index: int, record: TrainingRecord, positive: int, negatives: Sequence[int]) -> Group:
     """Return the group of one positive and some negatives of a record, each named by its place there.
 
     Texts are normalised as those of requests are: the model is taught what it will be asked.
@@ -101,18 +113,18 @@ def make_group(encoder: PairEncoder, index: int, record: TrainingRecord, positiv
     teacher = None
     if record.positive_scores is not None and record.negative_scores is not None:
         teacher = (record.positive_scores[positive], *(record.negative_scores[place] for place in negatives))
-    return Group(index, tuple(encoder.encode(normalise(record.query), passages)[0]), teacher)
+    return encode(index, normalise(record.query), passages, teacher)
 
 
-def share_of(items: Sequence[int], size: Callable[[int], int], rank: int, world: int) -> list[int]:
+def share_of(items: Sequence[int], size: Callable[[int], int], rank: int, world_size: int) -> list[int]:
     """Deal items out, largest first and to and fro, and return a worker's: all get about as much."""
     ordered = sorted(items, key=lambda item: (-size(item), item))
-    return [item for place, item in enumerate(ordered) if _dealt_to(place, world) == rank]
+    return [item for place, item in enumerate(ordered) if _dealt_to(place, world_size) == rank]
 
 
-def _dealt_to(place: int, world: int) -> int:
-    turn, seat = divmod(place, world)
-    return world - 1 - seat if turn % 2 else seat
+def _dealt_to(place: int, world_size: int) -> int:
+    turn, seat = divmod(place, world_size)
+    return world_size - 1 - seat if turn % 2 else seat
 
 
 def micro_batches(groups: Sequence[Group], budget: int) -> list[list[Group]]:
@@ -134,15 +146,21 @@ def micro_batches(groups: Sequence[Group], budget: int) -> list[list[Group]]:
 def read_ahead(make: Callable[[int], T], steps: range) -> Iterator[tuple[int, T]]:
     """Yield each step with what is made for it, the next one's being made meanwhile by a thread."""
     with ThreadPoolExecutor(1, "read-ahead") as thread:
-        coming = thread.submit(make, steps[0]) if steps else None
+        coming = deque(thread.submit(make, step) for step in steps[:1])
         for step in steps:
-            made = coming.result()
-            coming = thread.submit(make, step + 1) if step + 1 in steps else None
+            made = coming.popleft().result()
+            if step + 1 in steps:
+                coming.append(thread.submit(make, step + 1))
             yield step, made
 
 
 def group_loss(
-    logits: torch.Tensor, groups: Sequence[Group], *, distillation_weight: float = 0.0, temperature: float = 1.0
+    logits: torch.Tensor,
+    groups: Sequence[Group],
+    *,
+    distillation_weight: float = 0.0,
+    temperature: float = 1.0,
+    min_max: bool = False,
 ) -> torch.Tensor:
     """Return the sum of the groups' losses.
 
@@ -158,6 +176,8 @@ def group_loss(
         groups: what they are of.
         distillation_weight: the share of the divergence, 0 to 1.
         temperature: of both softmaxes in the divergence; higher listens more to how the teacher ranks the negatives.
+        min_max: bring each group's logits and teacher's scores to 0..1 in the divergence, where their scales have nothing in
+            common.
     """
     sizes = torch.tensor([len(group.pairs) for group in groups])
     columns = torch.arange(int(sizes.max()))
@@ -168,9 +188,35 @@ def group_loss(
         listening = torch.tensor([group.teacher is not None for group in groups], device=logits.device)
         given = [score for group in groups for score in group.teacher or [0.0] * len(group.pairs)]
         wanted = torch.full_like(scores, -math.inf).masked_scatter(present, scores.new_tensor(given))
+        compared = scores
+        if min_max:
+            compared, wanted = _min_max(scores, present), _min_max(wanted, present)
         log_wanted = (wanted / temperature).log_softmax(1).masked_fill(~present, 0)
-        log_scores = (scores / temperature).log_softmax(1).masked_fill(~present, 0)
+        log_scores = (compared / temperature).log_softmax(1).masked_fill(~present, 0)
         divergence = (log_wanted.exp() * present * (log_wanted - log_scores)).sum(1) * temperature**2
         share = listening * distillation_weight
         losses = (1 - share) * losses + share * divergence
     return losses.sum()
+
+
+def _min_max(scores: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
+    """Bring the scores of each row to 0..1; of equal ones all to 0."""
+    known = scores.masked_fill(~present, 0)
+    least = scores.masked_fill(~present, math.inf).amin(1, keepdim=True)
+    most = scores.masked_fill(~present, -math.inf).amax(1, keepdim=True)
+    return ((known - least) / (most - least).clamp_min(_LEAST_SPREAD)).masked_fill(~present, -math.inf)
+
+
+def are_tied(logits: torch.Tensor, groups: Sequence[Group]) -> bool:
+    """Tell whether in every group all passages score alike, up to rounding: such a model ranks nothing.
+
+    Args:
+        logits: (pairs,), group after group.
+        groups: what they are of; those of one passage have nothing to tell apart.
+    """
+    spreads = [
+        (scores.max() - scores.min()) / max(1.0, scores.abs().max())
+        for scores in logits.float().cpu().split([len(group.pairs) for group in groups])
+        if len(scores) > 1
+    ]
+    return bool(spreads) and float(max(spreads)) < _TIED

@@ -32,8 +32,9 @@ class Progress:
         queries: groups seen, over all workers; likewise sequences and tokens, padding does not exist.
         loss: of the last step.
         history: every line told, as numbers.
-        best: the best look at dev: {"step", "dev_mrr", "dev_loss"}; {} before the first.
+        best: the best evaluation on dev: {"step", "dev_mrr", "dev_loss"}; {} before the first.
         looks_since_best: looks at dev after it.
+        cut_queries: groups whose query took more than its half of the tokens and was cut.
     """
 
     seconds: float = 0.0
@@ -44,9 +45,10 @@ class Progress:
     history: list[dict[str, float]] = field(default_factory=list)
     best: dict[str, float] = field(default_factory=dict)
     looks_since_best: int = 0
+    cut_queries: int = 0
 
     def looked(self, step: int, dev: dict[str, float]) -> bool:
-        """Take in a look at dev; return whether it is the best so far. By MRR; of equal ones, by loss."""
+        """Take in an evaluation on dev; return whether it is the best so far. By MRR; of equal ones, by loss."""
         better = not self.best or (dev["dev_mrr"], -dev["dev_loss"]) > (self.best["dev_mrr"], -self.best["dev_loss"])
         self.looks_since_best = 0 if better else self.looks_since_best + 1
         if better:

@@ -1,10 +1,10 @@
 """Sequences of any length side by side in one row, so that nothing is computed for padding.
 
 The model is the one that `transformers` loaded and will save; only how it is run differs. Its layers see one row of all
-tokens, each sequence with its own positions; attention looks within a sequence (`attention.py`); and behind the last layer
-each sequence is its first token, so that the model's own head sees what it sees of a padded batch.
+tokens, each sequence with its own positions, packed as serving packs them; attention looks within a sequence (`attention.py`);
+and a head, the same as in serving, reads the states of the first tokens or of all.
 
-Dropout on a CPU is drawn sequence by sequence from the seed, the step, the record, the passage and the place in the model:
+Dropout on a CPU is drawn sequence by sequence from the seed, the step, the record, the passage and the module's index:
 neither what is computed together with a record nor the number of workers changes a record's mask. A GPU draws from its own
 generator, whose seed is the step's and the worker's.
 """
@@ -12,40 +12,138 @@ generator, whose seed is the step's and the worker's.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import chain
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
-from transformers import AttentionInterface, AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
+from transformers import AttentionInterface, PreTrainedModel
 
 from ko_reranker.container import JobError
-from ko_reranker.rankers.cross_encoder import first_position
-from training_job.loop.attention import Row, draw_keep_mask, first_token_attention, packed_attention
+from ko_reranker.engine.attention import FirstTokenAttention
+from ko_reranker.engine.dense import OneDnnLinear
+from ko_reranker.engine.encoders import ENCODERS
+from ko_reranker.engine.heads import Reads, logit_head
+from ko_reranker.engine.items import Item
+from ko_reranker.engine.packing import PackedBatch, pack
+from ko_reranker.engine.positions import first_position, padding_index
+from ko_reranker.rankers.classifiers import Loaded, load_base, load_base_model
+from ko_reranker.rankers.folders import ModelFolder, inspect_folder
+from training_job.loop.attention import Packed, Stream, draw_keep_mask, packed_attention
 from training_job.loop.groups import Group
 
-# Those whose layers and heads were read: they do not mix sequences but in attention, and classify by the first token.
-FAMILIES = ("bert", "camembert", "electra", "modernbert", "roberta", "xlm-roberta")
-_ATTENTION = "packed"
+# What a model is loaded with, as its `attn_implementation`.
+PACKED_ATTENTION = "packed"
 
-AttentionInterface.register(_ATTENTION, packed_attention)
+AttentionInterface.register(PACKED_ATTENTION, packed_attention)
 
 
-def load_classifier(folder: object) -> PreTrainedModel:
-    """Load a sequence classifier with one label, in fp32, for :class:`PackedClassifier`.
+def load_trainable(folder: Path, name: str) -> Loaded:
+    """Load a sequence classifier with one label and its tokenizer, in fp32, for :class:`PackedClassifier`.
+
+    Args:
+        folder: where it lies.
+        name: what to call it in sentences.
 
     Raises:
-        JobError: the model is of a family that cannot be packed.
+        RankerError: it cannot be trained from.
+        JobError: it is of an architecture that cannot be packed.
     """
-    config = AutoConfig.from_pretrained(folder)
-    if config.model_type not in FAMILIES:
-        raise JobError(f"base_model is a {config.model_type}: what can be trained is {', '.join(FAMILIES)}.")
-    if getattr(config, "classifier_pooling", "cls") != "cls":
-        raise JobError("base_model classifies by the mean of its tokens: what can be trained classifies by the first one.")
-    return AutoModelForSequenceClassification.from_pretrained(
-        folder, num_labels=1, dtype=torch.float32, attn_implementation=_ATTENTION
-    )
+    source = inspect_folder(folder, name, body=True)
+    check_architecture(source)
+    return load_base(source, attn_implementation=PACKED_ATTENTION)
+
+
+def load_classifier(folder: Path) -> PreTrainedModel:
+    """Load the model of :func:`load_trainable` alone, from a folder that may be without a tokenizer."""
+    source = inspect_folder(folder, str(folder), body=True, tokenizer=False)
+    check_architecture(source)
+    return load_base_model(source, attn_implementation=PACKED_ATTENTION)
+
+
+def check_architecture(source: ModelFolder) -> None:
+    """Raise JobError where a model is of an architecture that cannot be packed."""
+    if source.config["model_type"] not in ENCODERS:
+        raise JobError(f"base_model is a {source.config['model_type']}: what can be trained is {', '.join(sorted(ENCODERS))}.")
+
+
+def compute_twice(model: PreTrainedModel) -> None:
+    """Let a model compute its layers again in the backward pass instead of keeping what they gave."""
+    # transformers 5.23 has the one and deprecates the other, 5.17 has the other alone.
+    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    enable()
+
+
+class PackedEncoder:
+    """A transformer, run without padding.
+
+    Dropout and linear layers are replaced in the model, with the same parameters under the same names.
+
+    Args:
+        model: with attention of :func:`packed_attention`, on its device; with a head or without.
+        seed: of dropout.
+        reads: which states are wanted.
+
+    Attributes:
+        batch: the sequences being computed, for the attention and dropout inside the model.
+        streams: the numbers that each sequence's dropout is drawn from.
+    """
+
+    batch: PackedBatch
+    streams: Sequence[Stream]
+
+    def __init__(self, model: PreTrainedModel, seed: int, *, reads: Reads) -> None:
+        # PyTorch's types say of a module's attributes only that they are tensors or modules.
+        self.body: Any = model.base_model
+        self._seed, self._reads = seed, reads
+        embeddings: Any = model.get_input_embeddings()
+        self._words: torch.Tensor = embeddings.weight  # (vocabulary, hidden)
+        self._first_position, self._padding_id = first_position(model), padding_index(model)
+        for index, (name, module) in enumerate(list(model.named_modules())):
+            if type(module) is nn.Dropout:
+                model.set_submodule(name, RecordDropout(module.p, self, index).train(module.training))
+            elif type(module) is nn.Linear and torch.backends.mkldnn.is_available():
+                model.set_submodule(name, OneDnnLinear(module))
+            elif hasattr(module, "is_causal"):  # attention, which asks what is being computed
+                module.packed, module.index = self, index
+        layers = _layers(model)
+        self._takes_firsts = reads == "first"
+        if self._takes_firsts and hasattr(layers[-1], "attention"):  # BERT and its kin
+            layers[-1] = _FirstTokenLayer(layers[-1])
+            self._takes_firsts = False
+
+    def __call__(self, items: Sequence[Item], streams: Sequence[Stream]) -> torch.Tensor:
+        """Return the states of the tokens that are read, (sequences, hidden) or (tokens, hidden).
+
+        Args:
+            items: what to run together.
+            streams: of each item, the numbers that its dropout is drawn from; the seed is put before them.
+        """
+        packed = pack(items, first_position=self._first_position, padding_id=self._padding_id)
+        self.batch, self.streams = packed.to(self._words.device), [(self._seed, *stream) for stream in streams]
+        types = {} if self.batch.types is None else {"token_type_ids": self.batch.types[None]}
+        embedded, positions = self._embed(packed.ids.long()), self.batch.positions.long()
+        states: torch.Tensor = self.body(inputs_embeds=embedded[None], position_ids=positions[None], **types).last_hidden_state
+        states = states.flatten(0, 1)
+        return states[self.batch.firsts] if self._takes_firsts else states
+
+    def _embed(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Look the tokens up, (tokens, hidden), so that the gradient touches their rows and not the whole vocabulary's."""
+        distinct, where = tokens.unique(return_inverse=True)
+        distinct, where = distinct.to(self._words.device), where.to(self._words.device)
+        rows = self._words.detach()[distinct]
+        if torch.is_grad_enabled() and self._words.requires_grad:
+
+            def hand_on(rows: torch.Tensor) -> None:
+                if self._words.grad is None:
+                    self._words.grad = torch.zeros_like(self._words)
+                assert rows.grad is not None  # noqa: S101 - the hook runs once it is there
+                self._words.grad.index_add_(0, distinct, rows.grad)
+                rows.grad = None
+
+            rows.requires_grad_().register_post_accumulate_grad_hook(hand_on)
+        return F.embedding(where, rows)
 
 
 class PackedClassifier:
@@ -54,31 +152,12 @@ class PackedClassifier:
     Args:
         model: from :func:`load_classifier`, on its device.
         seed: of dropout.
-
-    Attributes:
-        row: the sequences being computed, for the attention and dropout inside the model.
     """
-
-    row: Row
 
     def __init__(self, model: PreTrainedModel, seed: int) -> None:
         self.model = model
-        self._seed = seed
-        self._words = model.get_input_embeddings().weight  # (pieces, channels)
-        self._first_position = first_position(model)
-        layers = _layers(model)
-        for place, module in enumerate(list(model.modules())):
-            if type(module) is nn.Dropout:
-                module.__class__ = RecordDropout
-            elif type(module) is nn.Linear and torch.backends.mkldnn.is_available():
-                module.__class__ = OneDnnLinear
-            # Either asks what stands in the row; the place tells its masks from those of any other.
-            module.packed, module.place = self, place
-        last = layers[-1]
-        if hasattr(last, "feed_forward_chunk"):  # BERT and its kin
-            last.forward = lambda hidden, *_, **__: self._first_tokens(last, hidden)
-        else:
-            last.register_forward_hook(lambda _, __, hidden: hidden[0, self.row.firsts].unsqueeze(1))
+        self.encoder = PackedEncoder(model, seed, reads=logit_head(model).reads)
+        self.head = logit_head(model)  # of the modules that are there now
 
     def logits(self, groups: Sequence[Group], step: int) -> torch.Tensor:
         """Return the logits of the groups' pairs, (pairs,), group after group.
@@ -88,56 +167,23 @@ class PackedClassifier:
             step: the optimiser step, which dropout depends on.
         """
         pairs = [pair for group in groups for pair in group.pairs]
-        lengths = [len(pair) for pair in pairs]
-        device = self._words.device
-        features = [pair.features for pair in pairs]
-        columns = {name: torch.tensor(list(chain.from_iterable(part[name] for part in features))) for name in features[0]}
-        bounds = F.pad(torch.tensor(lengths).cumsum(0), (1, 0))
-        positions = torch.arange(int(bounds[-1])) - bounds[:-1].repeat_interleave(torch.tensor(lengths))
-        streams = [(self._seed, step, group.record, place) for group in groups for place in range(len(group.pairs))]
-        self.row = Row(lengths, bounds.int().to(device), streams)
-        inputs = {name: column[None].to(device) for name, column in columns.items() if name != "input_ids"}
-        output = self.model(
-            inputs_embeds=self._embed(columns["input_ids"])[None],
-            position_ids=(positions + self._first_position)[None].to(device),
-            **inputs,
-        )
-        return output.logits[:, 0]
-
-    def _embed(self, pieces: torch.Tensor) -> torch.Tensor:
-        """Look the pieces up, (tokens, channels), so that the gradient touches their rows and not the whole vocabulary's."""
-        distinct, where = pieces.unique(return_inverse=True)
-        distinct, where = distinct.to(self._words.device), where.to(self._words.device)
-        rows = self._words.detach()[distinct]
-        if torch.is_grad_enabled() and self._words.requires_grad:
-
-            def hand_on(rows: torch.Tensor) -> None:
-                if self._words.grad is None:
-                    self._words.grad = torch.zeros_like(self._words)
-                self._words.grad.index_add_(0, distinct, rows.grad)
-                rows.grad = None
-
-            rows.requires_grad_().register_post_accumulate_grad_hook(hand_on)
-        return F.embedding(where, rows)
-
-    def _first_tokens(self, layer: nn.Module, hidden: torch.Tensor) -> torch.Tensor:
-        """Run the last layer for the first tokens alone: nobody reads the others. (1, tokens, …) to (sequences, 1, …)."""
-        attention = layer.attention.self
-        first = hidden[:, self.row.firsts]
-        dropout = attention.dropout.p if attention.training else 0.0
-        if hidden.is_cuda:
-            query, key, value = (
-                project(states).unflatten(-1, (attention.num_attention_heads, -1)).transpose(1, 2)
-                for project, states in ((attention.query, first), (attention.key, hidden), (attention.value, hidden))
-            )
-            seen, _ = packed_attention(attention, query, key, value, None, dropout=dropout, scaling=attention.scaling)
-        else:
-            seen = first_token_attention(attention, first[0], hidden[0], dropout)
-        return layer.feed_forward_chunk(layer.attention.output(seen.flatten(2), first)).transpose(0, 1)
+        streams = [(step, group.record, passage) for group in groups for passage in range(len(group.pairs))]
+        states = self.encoder(pairs, streams)
+        return self.head(states, self.encoder.batch)
 
 
 class RecordDropout(nn.Dropout):
-    """Dropout whose mask is a sequence's own; `PackedClassifier` turns a model's dropouts into it."""
+    """Dropout whose mask is a sequence's own.
+
+    Args:
+        p: the share to drop.
+        packed: knows what is being computed.
+        index: of the module, which tells its masks from those of any other.
+    """
+
+    def __init__(self, p: float, packed: Packed, index: int) -> None:
+        super().__init__(p)
+        self.packed, self.index = packed, index
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
         if not self.training or self.p == 0:
@@ -145,57 +191,47 @@ class RecordDropout(nn.Dropout):
         if states.is_cuda:
             return F.dropout(states, self.p)
         rows = states.reshape(-1, states.shape[-1])  # (tokens or sequences, channels)
-        row: Row = self.packed.row
-        lengths = row.lengths_of(len(rows))
+        batch = self.packed.batch
+        lengths = batch.lengths if len(rows) == batch.tokens else [1] * batch.sequences
         mask = torch.empty(rows.shape)
-        for stream, part in zip(row.streams, mask.split(list(lengths)), strict=True):
-            draw_keep_mask(stream, self.place, self.p, part)
+        for stream, part in zip(self.packed.streams, mask.split(lengths), strict=True):
+            draw_keep_mask(stream, self.index, self.p, part)
         return states * mask.to(states.dtype).view_as(states)
 
 
-class OneDnnLinear(nn.Linear):
-    """A linear layer that in fp32 on a CPU goes through oneDNN; `PackedClassifier` turns a model's layers into it.
+class _FirstTokenLayer(nn.Module):
+    """The last layer of BERT or its kin for the first tokens alone: nobody reads the others.
 
-    PyTorch multiplies fp32 by MKL there, which takes some 15 % longer on an AMD processor; the other types oneDNN has anyway.
+    Args:
+        layer: whose parts it takes over, under the same names.
     """
 
-    def forward(self, rows: torch.Tensor) -> torch.Tensor:
-        plain = rows.is_cuda or rows.dtype != torch.float32 or torch.is_autocast_enabled(rows.device.type)
-        return super().forward(rows) if plain else _OneDnnProduct.apply(rows, self.weight, self.bias)
+    attention: Any
+    intermediate: Any
+    output: Any
 
+    def __init__(self, layer: Any) -> None:
+        super().__init__()
+        self.attention, self.intermediate, self.output = layer.attention, layer.intermediate, layer.output
+        self.train(layer.training)
 
-class _OneDnnProduct(torch.autograd.Function):
-    """``rows @ weight.T + bias`` and its gradient."""
+    def forward(self, hidden: torch.Tensor, *_: object, **__: object) -> torch.Tensor:
+        """Return (sequences, 1, hidden) of (1, tokens, hidden)."""
+        module = self.attention.self
+        packed: Packed = module.packed
+        p = module.dropout.p if self.training else 0.0
 
-    @staticmethod
-    def forward(ctx: Any, rows: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-        ctx.save_for_backward(rows, weight)
-        return _onednn_linear(rows, weight, bias)
+        def draw(sequence: int, shape: torch.Size) -> torch.Tensor:
+            return draw_keep_mask(packed.streams[sequence], module.index, p, torch.empty(shape))
 
-    @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        rows, weight = ctx.saved_tensors
-        of_rows, of_weight, of_bias = ctx.needs_input_grad
-        flat = gradient.flatten(0, -2)
-        return (
-            _onednn_linear(gradient, weight.t(), None) if of_rows else None,
-            _add_to_gradient(weight, flat.t(), rows.flatten(0, -2)) if of_weight else None,
-            flat.new_ones(len(flat)) @ flat if of_bias else None,  # half the time of a sum
-        )
-
-
-def _add_to_gradient(weight: torch.Tensor, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor | None:
-    """Add a product to a weight's gradient in place, or return the first one for autograd to keep. MKL is as fast here."""
-    if weight.grad is None:
-        return left @ right
-    weight.grad.addmm_(left, right)
-    return None
-
-
-def _onednn_linear(rows: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-    return torch.ops.mkldnn._linear_pointwise(rows, weight, bias, "none", [], "")
+        attend = FirstTokenAttention(module.query, module.key, module.value, module.num_attention_heads)
+        attended = attend(hidden[0], packed.batch, dropout=p, draw=draw if p else None)
+        attended = self.attention.output(attended, hidden[0, packed.batch.firsts])
+        states: torch.Tensor = self.output(self.intermediate(attended), attended)
+        return states.unsqueeze(1)
 
 
 def _layers(model: PreTrainedModel) -> nn.ModuleList:
-    base = model.base_model
-    return base.encoder.layer if hasattr(base, "encoder") else base.layers
+    base: Any = model.base_model
+    layers: nn.ModuleList = base.encoder.layer if hasattr(base, "encoder") else base.layers
+    return layers

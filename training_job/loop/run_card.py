@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import platform
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,10 @@ import transformers
 
 import ko_reranker
 from ko_reranker.container import Resources
+from ko_reranker.recipes import Recipe
 from training_job.loop.dataset import RecordFile
 from training_job.loop.metrics import Progress
 from training_job.loop.worker import Worker
-from training_job.settings import Recipe
 
 RUN_CARD_FILE = "run_card.json"
 
@@ -25,6 +26,7 @@ RUN_CARD_FILE = "run_card.json"
 def run_card(
     *,
     recipe: Recipe,
+    base_commit: str | None,
     precision: str,
     records: RecordFile,
     progress: Progress,
@@ -37,6 +39,7 @@ def run_card(
 
     Args:
         recipe: the settings.
+        base_commit: the commit of the base model that a hub id came to, or None.
         precision: what was computed in.
         records: the training records; what else lies beside them is named by its hash.
         progress: what the run did, over all attempts.
@@ -49,7 +52,8 @@ def run_card(
     price = recipe.instance_usd_per_hour
     per_second = 1 / max(progress.seconds, 1e-9)
     return {
-        "recipe": recipe.model_dump(),
+        "recipe": asdict(recipe),
+        "base_commit": base_commit,
         "precision_used": precision,
         "dataset": {
             "sha256": records.sha256,
@@ -61,9 +65,10 @@ def run_card(
         "steps": steps,
         "saved_step": saved_step,
         "final_loss": progress.loss,
+        "cut_queries": progress.cut_queries,
         "best_on_dev": progress.best or None,
         "dev": [row for row in progress.history if "dev_mrr" in row],
-        "workers": worker.world,
+        "workers": worker.world_size,
         "hosts": hosts,
         "instance_type": resources.instance_type,
         "device": torch.cuda.get_device_name() if worker.device.type == "cuda" else platform.machine(),

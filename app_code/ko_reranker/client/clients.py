@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, Self
@@ -20,13 +21,17 @@ _JSON = {"Content-Type": "application/json", "Accept": "application/json"}
 Order = Literal["relevance", "lost_in_the_middle"]
 
 
+_VERSIONS = re.compile(r"(?:/+v\d+)*/*$")
+
+
 class _Target:
     """Where requests go, and how often."""
 
     def __init__(self, base_url: str, api_key: str | None, timeout: float, retries: Retries | None) -> None:
         if not base_url.startswith(("https://", "http://")):
             raise ValueError(f"base_url must begin with https:// or http://, is {base_url!r}")
-        self._url = base_url.rstrip("/") + "/v2/rerank"
+        # A base URL as other clients want it, with a version at its end, is as good.
+        self._url = _VERSIONS.sub("", base_url) + "/v2/rerank"
         self._timeout = httpx.Timeout(timeout, connect=min(5.0, timeout))
         self._retries = retries or Retries()
         self._headers = {**_JSON, **({"Authorization": f"Bearer {api_key}"} if api_key else {})}
@@ -65,8 +70,9 @@ class _Target:
             RerankError: when there is to be none.
         """
         if isinstance(failure, httpx.Response):
-            error: RerankError = read_error(failure.status_code, failure.content, failure.headers.get("x-request-id"))
-            status, headers = getattr(error, "status", failure.status_code), failure.headers
+            headers: Mapping[str, str] = failure.headers
+            error: RerankError = read_error(failure.status_code, failure.content, headers.get("x-request-id"))
+            status = getattr(error, "status", failure.status_code)
         elif isinstance(failure, httpx.TimeoutException) and not isinstance(failure, httpx.ConnectTimeout):
             # The model may still be at work on it: another request would only add to that.
             raise TimedOutError(f"no answer within {self._timeout.read:g} s") from failure
@@ -148,7 +154,7 @@ class RerankClient(_Target):
             first_stage_weight: theirs, 0 to 1.
 
         Raises:
-            ValueError: when ``first_stage_scores`` aren't one per document, or the weight is none.
+            ValueError: when ``first_stage_scores`` aren't one per document, or the weight is not from 0 to 1.
             RerankError: when there is no answer, after the retries.
         """
         given = locals()
@@ -157,7 +163,7 @@ class RerankClient(_Target):
         while True:
             attempt += 1
             try:
-                answer = self._http.post(self._url, content=content, headers=self._headers, auth=self._auth)
+                answer = self._http.request("POST", self._url, content=content, headers=self._headers, auth=self._auth)
             except httpx.TransportError as error:
                 time.sleep(self._next_wait(attempt, error))
                 continue
@@ -214,7 +220,7 @@ class AsyncRerankClient(_Target):
         while True:
             attempt += 1
             try:
-                answer = await self._http.post(self._url, content=content, headers=self._headers, auth=self._auth)
+                answer = await self._http.request("POST", self._url, content=content, headers=self._headers, auth=self._auth)
             except httpx.TransportError as error:
                 await asyncio.sleep(self._next_wait(attempt, error))
                 continue

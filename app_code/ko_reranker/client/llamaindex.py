@@ -63,7 +63,8 @@ class KoReranker(BaseNodePostprocessor):
 def _query(bundle: QueryBundle | None) -> str:
     if bundle is None:
         raise ValueError("a reranker needs the query: call postprocess_nodes(nodes, query_str=…)")
-    return bundle.query_str
+    query: str = bundle.query_str
+    return query
 
 
 def _texts(nodes: list[NodeWithScore]) -> list[str]:

@@ -38,7 +38,7 @@ class Retries:
         asked = _retry_after(headers)
         if asked is not None:
             return asked if asked <= self.longest_wait else None
-        return min(self.longest_wait, self.first_wait * 2 ** (attempt - 1)) * (0.5 + random.random() / 2)  # noqa: S311
+        return min(self.longest_wait, self.first_wait * 2.0 ** (attempt - 1)) * (0.5 + random.random() / 2)  # noqa: S311
 
 
 def _retry_after(headers: Mapping[str, str]) -> float | None:

@@ -10,6 +10,8 @@ from urllib.parse import quote
 
 import httpx
 
+from ..protocol import TIMEOUT_HEADER, write_timeout
+
 
 class SageMakerAuth(httpx.Auth):
     """Signs requests with SigV4.
@@ -30,6 +32,9 @@ class SageMakerAuth(httpx.Auth):
         from botocore.awsrequest import AWSRequest
 
         headers = {"Host": request.url.netloc.decode(), "Content-Type": request.headers["content-type"]}
+        seconds = request.extensions.get("timeout", {}).get("read")
+        if seconds is not None:
+            headers[TIMEOUT_HEADER] = write_timeout(seconds)
         signed = AWSRequest(request.method, str(request.url), data=request.content, headers=headers)
         credentials = self._session.get_credentials().get_frozen_credentials()
         SigV4Auth(credentials, "sagemaker", self._region).add_auth(signed)

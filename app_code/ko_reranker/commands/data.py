@@ -17,15 +17,16 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from rich.table import Table
 
 from ko_reranker.commands.console import console, errors
-from ko_reranker.data.conversion import Conversion, Format, convert
+from ko_reranker.data.conversion import Conversion, Format, Names, Options, convert
 from ko_reranker.data.jsonl import SUFFIXES, DamagedFile, read_records, write_jsonl
 from ko_reranker.data.records import RecordError, TrainingRecord
-from ko_reranker.data.splits import Groups, fingerprint, normalised
+from ko_reranker.data.splits import Groups, fingerprint
 from ko_reranker.data.survey import Survey, TextShards, finish_shard
-from ko_reranker.data.tables import TableError
-from ko_reranker.data.translation.language import is_in_language
+from ko_reranker.data.tables import Quotes, Reading, TableError
 from ko_reranker.data.translation.texts import TranslationSettings
+from ko_reranker.languages import KOREAN, UnknownLanguageError, find
 from ko_reranker.operations.errors import OperationError
+from ko_reranker.text import identity
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -33,7 +34,6 @@ Files = Annotated[
     list[Path],
     typer.Argument(exists=True, dir_okay=False, help="Training records, .jsonl or .jsonl.gz; several are one dataset."),
 ]
-_SHOWN = 20
 
 
 @app.command()
@@ -63,7 +63,11 @@ def plan(
     ] = 5_000.0,
 ) -> None:
     """Say what a translation would take: distinct texts, characters, requests, dollars and hours; nothing is asked of AWS."""
-    settings = TranslationSettings(source_language, target_language)
+    try:
+        target = find(target_language)
+    except UnknownLanguageError as error:
+        raise OperationError(f"--target-language {error}") from None
+    settings = TranslationSettings(source_language, target.code)
     survey, totals = Survey(), Counter[str]()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -119,10 +123,10 @@ def stats(
         lengths["query"].append(len(record.query))
         lengths["passage"] += map(len, (*record.positives, *record.negatives))
         lengths["negatives"].append(len(record.negatives))
-        counts["korean"] += sum(is_in_language(text, "ko") for text in record.texts())
+        counts["korean"] += sum(map(KOREAN.owns, record.texts()))
         counts["texts"] += sum(1 for _ in record.texts())
-        right = set(map(normalised, record.positives))
-        counts["wrong"] += sum(normalised(text) in right for text in record.negatives)
+        right = set(map(identity, record.positives))
+        counts["wrong"] += sum(identity(text) in right for text in record.negatives)
         handles.append(groups.add(record.query, record.query, record.positives))
     if not counts["records"]:
         raise OperationError(f"no good record in {', '.join(map(str, files))}: `ko-reranker data validate` says why")
@@ -148,39 +152,88 @@ def stats(
 
 @app.command(name="convert")
 def convert_command(
-    source: Annotated[Path, typer.Argument(exists=True, help="A CSV, TSV or JSONL file (.gz too), or a BEIR folder.")],
+    source: Annotated[
+        Path, typer.Argument(exists=True, help="A JSON Lines, JSON, CSV, TSV or Parquet file (.gz too), or a BEIR folder.")
+    ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Where to write the records: .jsonl or .jsonl.gz.")],
     kind: Annotated[
         Format, typer.Option("--format", help="Name it where the input's columns leave it open which format they are.")
     ] = "auto",
     threshold: Annotated[
-        float, typer.Option(help="Labels above it are positive; raise it for graded labels such as 0 to 3.")
-    ] = 0.0,
+        float | None,
+        typer.Option(
+            help="Labels above it are positive: 0, if all labels are whole numbers. Raise it for grades such as 0 to 3.",
+            show_default=False,
+        ),
+    ] = None,
+    query: Annotated[
+        str | None, typer.Option(help="The column of the query, by its name or its number from 1, where it isn't found.")
+    ] = None,
+    positive: Annotated[list[str] | None, typer.Option(help="A column of positives; repeat it for more.")] = None,
+    negative: Annotated[list[str] | None, typer.Option(help="A column of negatives; repeat it for more.")] = None,
+    document: Annotated[str | None, typer.Option(help="The column of documents that a label judges.")] = None,
+    label: Annotated[str | None, typer.Option(help="The column of these labels.")] = None,
+    score: Annotated[str | None, typer.Option(help="The column of a teacher's scores of these documents.")] = None,
+    record_id: Annotated[str | None, typer.Option("--id", help="The column of the records' ids.")] = None,
+    header: Annotated[
+        bool | None, typer.Option("--header/--no-header", help="Whether the first line of a CSV or TSV names the columns.")
+    ] = None,
+    quotes: Annotated[
+        Quotes, typer.Option(help="Whether fields of a table may stand in double quotes; auto: in CSV, and TSV that begins so.")
+    ] = "auto",
+    encoding: Annotated[str | None, typer.Option(help="The texts' encoding, such as cp949 or utf-16; else UTF-8.")] = None,
+    corpus: Annotated[
+        Path | None, typer.Option(exists=True, dir_okay=False, help="Passages by id, for qrels and triples of ids.")
+    ] = None,
+    queries: Annotated[
+        Path | None, typer.Option(exists=True, dir_okay=False, help="Queries by id, for qrels and triples of ids.")
+    ] = None,
+    split: Annotated[str | None, typer.Option(help="Which qrels/ of a BEIR folder to read; train, if it has them.")] = None,
 ) -> None:
-    """Turn (query, document, label) rows, MS MARCO triplets or a BEIR folder into training records."""
+    """Turn other formats into training records, and say what was left out: docs/data.md has a sample of each.
+
+    Pairs, triplets and n-tuples, labelled pairs and lists, FlagEmbedding, Tevatron, MIRACL, DPR, MS MARCO, TREC qrels, BEIR.
+    """
     if not output.name.endswith(SUFFIXES):
         raise OperationError(f"{output} must end in .jsonl or .jsonl.gz")
+    if output.exists() and output.samefile(source):
+        raise OperationError(f"{output} is the source: write the records to another file")
     result = Conversion()
     partial = output.with_name(f".{output.name}")  # keeps the suffix, which decides on gzip
+    names = Names(query, document, label, score, record_id, tuple(positive or ()), tuple(negative or ()))
     try:
         with _progress() as progress:
-            records = convert(source, result, kind=kind, threshold=threshold, opener=progress.open)
-            count = write_jsonl(partial, (record.to_json() for record in records))
+            reading = Reading(progress.open, encoding, quotes)
+            options = Options(kind, threshold, names, header, corpus, queries, split, reading)
+            count = write_jsonl(partial, (record.to_json() for record in convert(source, result, options)))
         if count:
             partial.replace(output)
-    except (TableError, DamagedFile, UnicodeDecodeError) as error:
-        raise OperationError(f"{source}: {error}") from None
+    except (TableError, DamagedFile) as error:
+        raise OperationError(str(error)) from None
+    except OSError as error:
+        raise OperationError(f"{error.filename or source}: {error.strerror or error}") from None
     finally:
         partial.unlink(missing_ok=True)
-    for name, line, reason in result.problems[:_SHOWN]:
-        errors.print(f"{name}{f':{line}' if line else ''}: {reason}", markup=False)
-    if len(result.problems) > _SHOWN:
-        errors.print(f"… and {len(result.problems) - _SHOWN:,} more")
+    _tell_what_was_left_out(result)
+    left_out = result.left_out.total()
     if not count:
-        raise OperationError(f"{source} gave no record: {result.rows:,} rows, {len(result.problems):,} of them left out")
-    console.print(
-        f"{count:,} records from {result.rows:,} rows ({result.kind}), {len(result.problems):,} left out: {escape(str(output))}"
-    )
+        raise OperationError(f"{source} gave no record: {result.rows:,} rows, {left_out:,} of them left out")
+    console.print(f"{count:,} records from {result.rows:,} rows ({result.kind}), {left_out:,} left out: {escape(str(output))}")
+
+
+def _tell_what_was_left_out(result: Conversion) -> None:
+    def say(sentence: str) -> None:
+        errors.print(sentence, markup=False)
+
+    for name, line, reason in result.examples:
+        say(f"{name}{f':{line}' if line else ''}: {reason}")
+    if result.left_out.total() > len(result.examples):
+        for reason, times in result.left_out.most_common():
+            say(f"left out in all: {times:,} × {reason}")
+    for what, times in result.dropped.most_common():
+        say(f"left out of records: {times:,} × {what}")
+    for sentence in result.notes:
+        say(sentence)
 
 
 # ---------------------------------------------------------------- reading, with progress

@@ -12,12 +12,14 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from ko_reranker.commands.jobs import BaseDir, processing_job
+from ko_reranker.commands.jobs import AllowBin, BaseDir, TrustRemoteCode, processing_job
+from ko_reranker.instances import Dtype
+from ko_reranker.languages import KOREAN, UnknownLanguageError, find
 from ko_reranker.operations.errors import OperationError
 
 if TYPE_CHECKING:
     from ko_reranker.container import ProcessingFolders
-    from training_job.evaluate import EvaluationSettings
+    from ko_reranker.evaluation.evaluate import EvaluationSettings
 
 # A job's log is no terminal and has no width: the table is not to be cut there.
 _LOG_WIDTH = 200
@@ -30,16 +32,6 @@ class FirstStage(StrEnum):
     BIGRAMS = "morphemes+bigrams"
     MORPHEMES = "morphemes"
     GIVEN = "given"
-
-
-class Dtype(StrEnum):
-    """Number formats of a model's weights."""
-
-    AUTO = "auto"
-    FP32 = "fp32"
-    BF16 = "bf16"
-    FP16 = "fp16"
-    INT8 = "int8"
 
 
 def evaluate(
@@ -79,16 +71,27 @@ def evaluate(
     max_queries: Annotated[
         int | None, typer.Option(min=2, help="Take only so many queries, spread over the test set, to see something sooner.")
     ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")] = "auto",
-    dtype: Annotated[Dtype, typer.Option(help="Number format of the weights; auto takes the fastest exact one.")] = Dtype.AUTO,
+    device: Annotated[
+        str,
+        typer.Option(
+            envvar="KO_RERANKER_DEVICE",
+            help="auto, cpu, cuda or cuda:1. auto fails where there is a GPU that can't be used; cpu means the CPU.",
+        ),
+    ] = "auto",
+    dtype: Annotated[Dtype, typer.Option(help="Number format of the weights; auto takes the fastest exact one.")] = "auto",
     max_length: Annotated[
         int | None, typer.Option(min=16, help="Tokens of a pair; a longer document is cut. Default: as the model was trained.")
     ] = None,
+    trust_remote_code: TrustRemoteCode = False,
     seed: Annotated[int, typer.Option(help="Of the documents' order and the intervals; keep it to compare runs.")] = 0,
+    language: Annotated[
+        str, typer.Option(help="Of the data: whose analyser BM25 searches with. The job's dataset says its own.")
+    ] = KOREAN.code,
     output: Annotated[
         Path | None, typer.Option(help="Folder for report.json and report.html. Default with --data: evaluation.")
     ] = None,
     base_dir: BaseDir = None,
+    allow_bin: AllowBin = False,
 ) -> None:
     """Compare rerankers with each other and with no reranker, on the same candidates: a table, report.json and report.html.
 
@@ -97,16 +100,18 @@ def evaluate(
     """
 
     def settings(models: dict[str, str]) -> EvaluationSettings:
-        from training_job.evaluate import EvaluationSettings
+        from ko_reranker.evaluation.evaluate import EvaluationSettings
+        from ko_reranker.rankers import EngineOptions
 
         return EvaluationSettings(
             models,
-            first_stage.value,
-            candidates,
-            seed,
-            fuse_weight if fuse else None,
-            max_queries,
-            {"device": device, "dtype": dtype.value, "max_length": max_length},
+            first_stage=first_stage.value,
+            candidates=candidates,
+            seed=seed,
+            fuse=fuse_weight if fuse else None,
+            max_queries=max_queries,
+            engine=EngineOptions(device=device, dtype=dtype, max_length=max_length),
+            trust_remote_code=trust_remote_code,
         )
 
     def job(folders: ProcessingFolders) -> None:
@@ -121,20 +126,21 @@ def evaluate(
         print_report(evaluate_job(folders, settings(job_models(candidate, base, live))))
 
     if not data:
-        processing_job(base_dir, job)
+        processing_job(base_dir, job, device=device)
         return
     if candidate or base or deployed != "none":
         raise OperationError("--candidate, --base and --deployed belong to the job; with --data name each model with --model")
 
-    from ko_reranker.container import JobError
+    from ko_reranker.evaluation.evaluate import EvaluationError, evaluate, write_report
     from ko_reranker.evaluation.questions import TestSetError, read_test_set
-    from training_job.evaluate import evaluate, write_report
 
     chosen, folder = settings(_named(model or [])), output or Path("evaluation")
     try:
-        report, _, _ = evaluate(read_test_set(data), chosen)
+        report, _, _ = evaluate(read_test_set(data, find(language)), chosen)
         write_report(folder, report)
-    except (JobError, TestSetError) as error:
+    except UnknownLanguageError as error:
+        raise OperationError(f"--language {error}") from None
+    except (EvaluationError, TestSetError) as error:
         raise OperationError(str(error)) from None
     except OSError as error:
         raise OperationError(f"the report can't be written: {error}") from None
@@ -173,6 +179,8 @@ def print_report(report: Mapping[str, Any]) -> None:
         f"{report['queries']} queries, {report['candidates_per_query']} candidates by {report['first_stage']}, "
         f"{report['right_found']:.1%} of the right passages among them"
     )
+    for what, times in report.get("skipped", {}).items():
+        console.print(f"passed over: {times:,} × {what}", markup=False)
     console.print(table)
     judged = [*report["models"], *(name for name in report["rows"] if name not in report["models"] and name != "none")]
     if not judged:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
+
+from ko_reranker.models import ALLOW_BIN_VARIABLE
+
+if TYPE_CHECKING:
+    from ko_reranker.container import ProcessingFolders
 
 BaseDir = Annotated[
     Path | None,
@@ -19,7 +25,43 @@ BaseDir = Annotated[
 ]
 
 
-def train(base_dir: BaseDir = None) -> None:
+TrustRemoteCode = Annotated[
+    bool,
+    typer.Option(
+        "--trust-remote-code",
+        help="Run the Python code that a model brings to load it with: of a folder, or of a hub id pinned to the commit that "
+        "you have read, ORG/NAME@ and its 40 digits. Without, such a model is refused.",
+    ),
+]
+Device = Annotated[
+    Literal["auto", "cpu", "cuda"],
+    typer.Option(
+        envvar="KO_RERANKER_DEVICE",
+        help="auto takes the GPU, and fails where there is one that can't be used; cpu means the CPU, whatever else is there.",
+    ),
+]
+
+
+def _allow_bin(value: bool) -> bool:
+    # For every process that this one starts, too: a training's workers load the model.
+    if value:
+        os.environ[ALLOW_BIN_VARIABLE] = "1"
+    return value
+
+
+AllowBin = Annotated[
+    bool,
+    typer.Option(
+        "--allow-bin",
+        envvar=ALLOW_BIN_VARIABLE,
+        callback=_allow_bin,
+        help="Read weights that are pickles (*.bin) where a model has no safetensors. A pickle can run programs when it is "
+        "read, so say it only of models that you trust.",
+    ),
+]
+
+
+def train(device: Device = "auto", base_dir: BaseDir = None, allow_bin: AllowBin = False) -> None:
     """Fine-tune a reranker: records in, model out.
 
     Reads input/config/hyperparameters.json (`recipe`, `base_model`, and any field of the recipe) and
@@ -30,7 +72,7 @@ def train(base_dir: BaseDir = None) -> None:
     from training_job.launch import run_training
 
     folders = container.TrainingFolders(base_dir or container.base_dir())
-    raise typer.Exit(run_training(folders))
+    raise typer.Exit(run_training(folders, device=device))
 
 
 def mine(
@@ -56,15 +98,20 @@ def mine(
     teacher_margin: Annotated[
         float, typer.Option(help="How far below the worst positive the teacher's logit of a negative must lie.")
     ] = 1.0,
+    trust_remote_code: TrustRemoteCode = False,
+    device: Device = "auto",
     base_dir: BaseDir = None,
+    allow_bin: AllowBin = False,
 ) -> None:
     """Give every record its negatives: {train,dev}.jsonl in, the same with negatives and mining.json out."""
 
-    def job(folders) -> None:
+    def job(folders: ProcessingFolders) -> None:
         from training_job import mine as job_module
 
-        settings = job_module.MiningSettings(negatives, seed, rank_from, rank_to, max_overlap, teacher, teacher_margin)
-        report = job_module.mine(folders, settings)
+        settings = job_module.MiningSettings(
+            negatives, seed, rank_from, rank_to, max_overlap, teacher, teacher_margin, trust_remote_code
+        )
+        report = job_module.mine(folders, settings, device=device)
         for split in job_module.SPLITS:
             if counts := report.get(split):
                 before, after = counts["negatives_before"], counts["negatives_after"]
@@ -73,16 +120,30 @@ def mine(
                     f"({counts['mined']} mined, {counts['random']} random)"
                 )
 
-    processing_job(base_dir, job)
+    processing_job(base_dir, job, device=device, computes=teacher is not None)
 
 
-def processing_job(base_dir: Path | None, job: Callable) -> None:
-    """Run a processing job; a failure goes where SageMaker reads it, to the screen, and into the exit code."""
+def processing_job(
+    base_dir: Path | None, job: Callable[[ProcessingFolders], object], *, device: str, computes: bool = True
+) -> None:
+    """Run a processing job; a failure goes where SageMaker reads it, to the screen, and into the exit code.
+
+    Args:
+        base_dir: root of the job's folders.
+        job: does it, given the folders.
+        device: ``cpu`` leaves a GPU alone; otherwise one that is there has to work.
+        computes: whether a model is computed. One that isn't fails, too, on a GPU instance whose GPU can't be used: the jobs
+            behind it run on the same, after the training was paid for.
+    """
     from ko_reranker import container
+    from ko_reranker.gpus import check_gpu
 
     folders = container.ProcessingFolders(base_dir or container.base_dir())
     folders.failure.unlink(missing_ok=True)
     try:
+        instance_type = container.read_processing_instance(folders.config)
+        if device != "cpu" and (computes or instance_type):
+            check_gpu(instance_type)
         job(folders)
     except Exception as error:
         sentence = container.describe(error)

@@ -46,4 +46,4 @@ def disable(name: Name, stage: StageOption = "local") -> None:
 
 
 def _first_tier(stage: str) -> str:
-    return next(iter(Project.find().setting(stage, "api.tiers") or {"standard": None}))
+    return next(iter(Project.find().settings(stage).api.tiers))

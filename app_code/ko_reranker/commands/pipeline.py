@@ -11,6 +11,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
+from ko_reranker import languages
 from ko_reranker.commands.console import ExecutionView, console
 from ko_reranker.operations import asking, executions, packages
 from ko_reranker.operations.errors import OperationError
@@ -37,12 +38,23 @@ def retrain(
         execution_input = json.loads(input_json)
     except ValueError as error:
         raise OperationError(f"--input is not JSON: {error}") from None
+    _refuse_language(execution_input)
     target = Stage.connect(stage, Project.find())
     arn = executions.start(target, "RetrainStateMachine", execution_input, name)
     console.print(arn)
     if not follow:
         return
     _follow(target, arn, "retraining")
+
+
+def _refuse_language(execution_input: Any) -> None:
+    """Say at once what the state machine would: no translation is begun whose outcome nobody can judge."""
+    target = execution_input.get("target_language") if isinstance(execution_input, dict) else None
+    try:
+        if isinstance(target, str):
+            languages.find(target)
+    except languages.UnknownLanguageError as error:
+        raise OperationError(f"--input: target_language {error}") from None
 
 
 def _follow(stage: Stage, execution: str, what: str) -> None:
@@ -130,7 +142,12 @@ def _document(line: str) -> str | dict[str, Any]:
 
 @models.command()
 def register(
-    model: Annotated[str, typer.Argument(help="A hub id such as BAAI/bge-reranker-v2-m3, a folder, or an s3:// prefix.")],
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="A hub id such as BAAI/bge-reranker-v2-m3 or BAAI/bge-reranker-v2-m3@COMMIT, a folder, or an s3:// prefix."
+        ),
+    ],
     stage: StageOption = "local",
     approve: Annotated[bool, typer.Option(help="Approve it at once, which makes it live.")] = True,
 ) -> None:

@@ -1,4 +1,4 @@
-"""Streaming JSON Lines, plain or gzip, one object at a time."""
+"""Streaming JSON Lines, plain or gzip, one object at a time; and a JSON file for people to read."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import gzip
 import io
 import json
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 from ko_reranker.data.records import RecordError, TrainingRecord, parse_record
 
@@ -43,10 +43,10 @@ def read_lines(stream: BinaryIO, name: str) -> Iterator[tuple[int, bytes]]:
         DamagedFile: naming the file, when its gzip is broken or cut off.
     """
     if name.endswith(".gz"):
-        stream = gzip.GzipFile(fileobj=stream)  # type: ignore[assignment]
+        stream = cast(BinaryIO, gzip.GzipFile(fileobj=stream))
     if not isinstance(stream, io.BufferedReader):
         # The body of an S3 answer: iterating over it gives blocks, and its own readline reads byte by byte.
-        stream = io.BufferedReader(stream, _BUFFER_BYTES)  # type: ignore[assignment, arg-type]
+        stream = io.BufferedReader(stream, _BUFFER_BYTES)  # type: ignore[type-var]
     number = 0
     try:
         while line := stream.readline(MAX_LINE_BYTES + 1):
@@ -115,7 +115,7 @@ def read_record_file(path: Path) -> Iterator[TrainingRecord]:
             yield record
 
 
-def read_rows(path: Path) -> Iterator[Any]:
+def read_rows(path: Path) -> Generator[Any, None, None]:
     """Yield the objects of a file that the pipeline itself wrote."""
     with path.open("rb") as stream:
         for _, line in read_lines(stream, path.name):
@@ -125,6 +125,11 @@ def read_rows(path: Path) -> Iterator[Any]:
 def dump_line(row: Any) -> bytes:
     """Return one line of JSON Lines, Korean unescaped, newline included."""
     return json.dumps(row, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write an object as indented JSON, Korean unescaped."""
+    path.write_text(json.dumps(value, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
 
 
 def write_jsonl(path: Path, rows: Iterable[Any]) -> int:

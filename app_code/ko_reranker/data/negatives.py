@@ -7,6 +7,7 @@ import random
 from collections.abc import Callable, Sequence
 
 from ko_reranker.data.records import TrainingRecord
+from ko_reranker.text import identity
 
 
 def fill_negatives(
@@ -16,7 +17,7 @@ def fill_negatives(
     seed: int,
     answers: Callable[[str], bool] = lambda passage: False,
 ) -> TrainingRecord:
-    """Top a record's negatives up to ``count`` with random passages that are neither its positives nor its negatives.
+    """Top a record's negatives up to ``count`` with random passages that are not its query, positives or negatives yet.
 
     The draw depends on the record's own query and the seed, so that it is the same whatever order records come in.
     Fewer than ``count`` come back only where the passages run out.
@@ -33,14 +34,14 @@ def fill_negatives(
         return record
     # Not for secrecy: a stable, order-free draw.
     draw = random.Random(hashlib.sha256(f"{seed}\n{record.query}".encode()).digest())  # noqa: S311
-    taken = {*record.positives, *record.negatives}
+    taken = set(map(identity, record.texts()))
     chosen: list[str] = []
     candidates = range(len(passages))
     # Oversample once instead of shuffling the whole corpus: at most this many draws can be taken already.
     for index in draw.sample(candidates, min(len(candidates), missing + len(taken) + 16)):
         passage = passages[index]
-        if passage not in taken and not answers(passage):
-            taken.add(passage)
+        if (same := identity(passage)) not in taken and not answers(passage):
+            taken.add(same)
             chosen.append(passage)
         if len(chosen) == missing:
             break

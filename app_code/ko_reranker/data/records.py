@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
+
+from ko_reranker.text import is_blank
 
 _OWN_KEYS = frozenset({"id", "query", "pos", "neg", "pos_scores", "neg_scores"})
 
@@ -54,8 +56,22 @@ class TrainingRecord:
     def texts(self) -> Iterator[str]:
         """Yield the query, then every positive, then every negative."""
         yield self.query
-        yield from self.positives
-        yield from self.negatives
+        yield from self.passages()
+
+    def passages(self) -> tuple[str, ...]:
+        """Return every positive, then every negative."""
+        return (*self.positives, *self.negatives)
+
+    def with_negatives_at(self, indexes: Sequence[int]) -> TrainingRecord:
+        """Return the record with some of its negatives, and their scores."""
+        if len(indexes) == len(self.negatives):
+            return self
+        scores = self.negative_scores
+        return replace(
+            self,
+            negatives=tuple(self.negatives[index] for index in indexes),
+            negative_scores=scores and tuple(scores[index] for index in indexes),
+        )
 
     def with_negatives(self, negatives: tuple[str, ...]) -> TrainingRecord:
         """Return the record with other negatives; a teacher's scores for the old ones are dropped with them."""
@@ -81,10 +97,12 @@ def parse_record(row: Any) -> TrainingRecord:
     if not isinstance(row, dict):
         raise RecordError("record", f"must be a JSON object, is {_kind(row)}")
     record_id = row.get("id")
-    if record_id is not None and not isinstance(record_id, (str, int)):
+    if isinstance(record_id, float) and record_id.is_integer():
+        record_id = int(record_id)  # what pandas makes of a column of numbers in which one is missing
+    if record_id is not None and not isinstance(record_id, (str, int, float)):
         raise RecordError("id", f"must be a string, is {_kind(record_id)}")
     if isinstance(record_id, str) and record_id.strip():
-        _text(record_id, "id")
+        _writable(record_id, "id")
     positives = _texts(row, "pos", at_least_one=True)
     negatives = _texts(row, "neg", at_least_one=False)
     return TrainingRecord(
@@ -114,8 +132,12 @@ def _text(value: Any, where: str) -> str:
         raise RecordError(where, "is missing")
     if not isinstance(value, str):
         raise RecordError(where, f"must be a string, is {_kind(value)}")
-    if not value.strip():
+    if is_blank(value):
         raise RecordError(where, "is blank")
+    return _writable(value, where)
+
+
+def _writable(value: str, where: str) -> str:
     try:
         value.encode()
     except UnicodeEncodeError as error:

@@ -12,6 +12,8 @@ from array import array
 from collections import Counter
 from typing import Literal
 
+from ko_reranker.text import identity
+
 Split = Literal["train", "dev"]
 
 
@@ -26,19 +28,14 @@ def split_of(query: str, dev_fraction: float) -> Split:
 
 
 def draw_of(text: str) -> int:
-    """Return the 64 bits that decide on which side a text, `normalised`, falls: evenly spread, and the same everywhere."""
-    return int.from_bytes(hashlib.sha256(normalised(text).encode()).digest()[:8])
-
-
-def normalised(text: str) -> str:
-    """Return a text with what doesn't tell two texts apart taken out: case, and how white space is spelt."""
-    return " ".join(text.split()).casefold()
+    """Return the 64 bits that decide on which side a text's `identity` falls: evenly spread, and the same everywhere."""
+    return int.from_bytes(hashlib.sha256(identity(text).encode("utf-8", "replace")).digest()[:8])
 
 
 def fingerprint(*texts: str) -> int:
-    """Return 64 bits that stand for some texts, each `normalised`."""
-    joined = "\x1f".join(map(normalised, texts))
-    return int.from_bytes(hashlib.blake2b(joined.encode(), digest_size=8).digest())
+    """Return 64 bits that stand for some texts, each by its `identity`."""
+    joined = "\x1f".join(map(identity, texts))
+    return int.from_bytes(hashlib.blake2b(joined.encode("utf-8", "replace"), digest_size=8).digest())
 
 
 class Groups:
@@ -66,6 +63,9 @@ class Groups:
             positives: the positives that are trained on.
         """
         root = self._root(self._node(fingerprint("query", query)))
+        if source_query != query:
+            # Two spellings of a query may be translated in two ways, and are one query still.
+            root = self._union(root, self._root(self._node(fingerprint("source", source_query))))
         for positive in positives:
             root = self._union(root, self._root(self._node(fingerprint("positive", positive))))
         in_dev = split_of(source_query, self.dev_fraction) == "dev"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -44,27 +44,33 @@ class Store:
     def uri(self, key: str) -> str:
         return f"s3://{self.bucket}/{key}"
 
-    def list(self, prefix: str) -> Iterator[StoredObject]:
+    def objects(self, prefix: str) -> Iterator[StoredObject]:
         """Yield the objects under a prefix in key order."""
         for page in self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=prefix):
             for item in page.get("Contents", ()):
                 yield StoredObject(item["Key"], item["Size"], item["ETag"].strip('"'))
 
-    def datasets(self, prefix: str) -> list[StoredObject]:
-        """Return the JSON Lines objects under a prefix.
+    def datasets(self, prefix: str) -> tuple[list[StoredObject], list[str]]:
+        """Return the JSON Lines objects under a prefix, and the keys of what else lies there and is not read.
 
         Raises:
-            PipelineError: when there is none.
+            PipelineError: when there is no JSON Lines object.
         """
-        found = [item for item in self.list(prefix) if item.key.endswith(SUFFIXES)]
+        found, ignored = [], []
+        for item in self.objects(prefix):
+            if item.key.endswith(SUFFIXES):
+                found.append(item)
+            elif not item.key.endswith("/"):  # the console's folders
+                ignored.append(item.key)
         if not found:
+            what = f" ({named(ignored)} {'is' if len(ignored) == 1 else 'are'} not read)" if ignored else ""
             raise PipelineError(
-                f"no .jsonl or .jsonl.gz object under {self.uri(prefix)}: upload training records there, "
-                "or name another dataset in the input"
+                f"no .jsonl or .jsonl.gz object under {self.uri(prefix)}{what}: upload training records there "
+                "(`ko-reranker data convert` makes them from other formats), or name another dataset in the input"
             )
-        return found
+        return found, ignored
 
-    def records(self, key: str) -> Iterator[tuple[int, TrainingRecord | RecordError]]:
+    def records(self, key: str) -> Generator[tuple[int, TrainingRecord | RecordError], None, None]:
         """Yield the records of an object; see `ko_reranker.data.jsonl.read_records`.
 
         The object goes to disk first: a stream that lasts minutes breaks now and then, a download is tried again.
@@ -85,7 +91,8 @@ class Store:
 
     def version(self, key: str) -> str | None:
         """Return the version of an object, None in a bucket that keeps none."""
-        return self.client.head_object(Bucket=self.bucket, Key=key).get("VersionId")
+        version: str | None = self.client.head_object(Bucket=self.bucket, Key=key).get("VersionId")
+        return version
 
     def read_json(self, key: str) -> Any:
         return json.loads(self._body(key).read())
@@ -102,8 +109,14 @@ class Store:
 
     def delete(self, prefix: str) -> None:
         """Delete what lies under a prefix of a run (the bucket keeps versions)."""
-        for item in self.list(prefix):
+        for item in self.objects(prefix):
             self.client.delete_object(Bucket=self.bucket, Key=item.key)
 
     def _body(self, key: str) -> Any:
         return self.client.get_object(Bucket=self.bucket, Key=key)["Body"]
+
+
+def named(keys: Sequence[str], most: int = 3) -> str:
+    """Return the first keys in words, and how many more there are."""
+    more = f" and {len(keys) - most:,} more" if len(keys) > most else ""
+    return ", ".join(keys[:most]) + more

@@ -16,7 +16,7 @@ from pathlib import Path
 from ko_reranker.data.jsonl import dump_line, read_lines
 from ko_reranker.data.records import RecordError, TrainingRecord
 from ko_reranker.data.translation.packing import packs
-from ko_reranker.data.translation.texts import TranslationSettings, Unit, pieces_of
+from ko_reranker.data.translation.texts import Segment, TranslationSettings, parts_of
 
 # Texts seen lately, so that most repetitions are not even written: some 100 bytes each.
 _RECENT = 500_000
@@ -110,7 +110,7 @@ def finish_shard(texts: Path, shard: Path, settings: TranslationSettings, known:
         distinct_texts, distinct_characters, known_texts, texts_to_translate, characters_to_translate, requests.
     """
     counts: Counter[str] = Counter()
-    units: dict[str, Unit] = {}
+    segments: dict[str, Segment] = {}
     seen: set[str] = set()
     with texts.open("rb") as stream, shard.open("wb") as out:
         for _, line in read_lines(stream, texts.name):
@@ -120,15 +120,15 @@ def finish_shard(texts: Path, shard: Path, settings: TranslationSettings, known:
             seen.add(row["id"])
             counts["distinct_texts"] += 1
             counts["distinct_characters"] += len(row["text"])
-            units |= {piece.unit.key: piece.unit for piece in pieces_of(row["text"], settings) if piece.unit}
+            segments |= {part.segment.key: part.segment for part in parts_of(row["text"], settings) if part.segment}
             out.write(line)
     texts.unlink()
-    found = known(units)
-    missing = [unit for unit in units.values() if unit.key not in found]
+    found = known(segments)
+    missing = [segment for segment in segments.values() if segment.key not in found]
     requests = list(packs(missing))
     counts["known_texts"] = sum(key in found for key in seen)
     counts["texts_to_translate"] = len(missing)
     counts["requests"] = len(requests)
     # Packed texts stand in lines, and the line breaks are billed, too.
-    counts["characters_to_translate"] = sum(len(unit.text) for unit in missing) + len(missing) - len(requests)
+    counts["characters_to_translate"] = sum(len(segment.text) for segment in missing) + len(missing) - len(requests)
     return counts

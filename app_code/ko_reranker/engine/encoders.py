@@ -1,86 +1,86 @@
-"""Sequence classifiers of `transformers`, computed without padding.
+"""Transformers of `transformers`, computed without padding.
 
-An encoder takes over the weights of a loaded model and computes the same logits from packed sequences: the query, key and
-value of a layer are one product, attention stays within each sequence, and the last layer is computed for the first token
-of each sequence only, the one that the classifier reads. All of it is exact.
+An encoder takes over the weights of a loaded model and computes the same states from packed sequences: the query, key and
+value of a layer are one product, attention stays within each sequence, and where a head reads the first token of each sequence
+only, the last layer is computed for that alone. All of it is exact.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 from transformers.activations import ACT2FN
 
 from ko_reranker.processor import multiplies_bf16
 
-from .attention import attend, attend_from_first, attend_to_states
+from .attention import FirstTokenAttention, attend, attend_from_first
 from .dense import Dense, make_dense
+from .heads import Reads
 from .packing import PackedBatch
+from .positions import first_position, padding_index, rotate
+
+# A module of `transformers`, each architecture's its own: PyTorch's types say of a module's attributes that they are tensors or
+# modules, and no more.
+_Layer = Any
+# From the states of all tokens to what those that are read attend to.
+_Attention = Callable[[torch.Tensor, PackedBatch], torch.Tensor]
+# Of states, (tokens, hidden), to the same shape: a norm, an activation.
+_OfStates = Callable[[torch.Tensor], torch.Tensor]
 
 
 class Encoder(Protocol):
-    """From packed sequences to their logits.
+    """From packed sequences to the states that a head reads.
 
     Attributes:
         device: where it computes.
+        dtype: of its states.
+        head_size: channels of an attention head.
+        windowed: whether in some layers a token sees only those near it.
         first_position: what `pack` needs to know.
         padding_id: what `pack` needs to know.
     """
 
     device: torch.device
+    dtype: torch.dtype
+    head_size: int
+    windowed: bool
     first_position: int
     padding_id: int | None
 
     def __call__(self, batch: PackedBatch) -> torch.Tensor:
-        """Return float32 logits, (sequences,)."""
+        """Return the states of the tokens that are read, (sequences, hidden) or (tokens, hidden)."""
         ...
 
 
-def make_encoder(model: PreTrainedModel, *, int8: bool = False) -> Encoder | None:
-    """Return the padding-free encoder of a model with one label, or None for an architecture that has none.
-
-    Args:
-        model: a loaded sequence classifier, on its device, in its floating type.
-        int8: multiply in 8-bit integers; only on a CPU.
-    """
-    kind = model.config.model_type
-    if kind in ("bert", "roberta", "xlm-roberta", "camembert"):
-        return BertEncoder(model, int8=int8)
-    if kind == "modernbert":
-        return ModernBertEncoder(model, int8=int8)
-    return None
-
-
 class BertEncoder:
-    """BERT, RoBERTa, XLM-R and CamemBERT: learnt positions, the norm after each half of a layer, a tanh classifier."""
+    """BERT, RoBERTa, XLM-R, CamemBERT and ELECTRA: learnt positions, the norm after each half of a layer."""
 
-    def __init__(self, model: PreTrainedModel, *, int8: bool = False) -> None:
-        config = model.config
-        body = getattr(model, model.base_model_prefix)
+    def __init__(self, model: PreTrainedModel, *, reads: Reads, int8: bool = False) -> None:
+        config: PretrainedConfig = model.config
+        body: _Layer = model.base_model
         embeddings = body.embeddings
-        self.words = embeddings.word_embeddings.weight
+        self.words: torch.Tensor = embeddings.word_embeddings.weight
         self.positions = embeddings.position_embeddings.weight
         self.types = embeddings.token_type_embeddings.weight
         # A sequence whose tokens are all of one type adds its embedding once and for all.
         self.positions_of_first_type = self.positions + self.types[0]
         self.norm = embeddings.LayerNorm
-        # RoBERTa numbers places from behind the padding's, BERT from 0.
-        self.padding_id = embeddings.position_embeddings.padding_idx
-        self.first_position = 0 if self.padding_id is None else self.padding_id + 1
+        # ELECTRA's embeddings may be narrower than its layers.
+        projection = getattr(body, "embeddings_project", None)
+        self.project = None if projection is None else _dense(projection, int8=int8)
+        self.padding_id, self.first_position = padding_index(model), first_position(model)
+        only_first = config.num_hidden_layers if reads == "first" else None
         self.layers = [
-            _BertLayer(layer, config, int8=int8, last=number == config.num_hidden_layers)
+            _BertLayer(layer, config, int8=int8, last=number == only_first)
             for number, layer in enumerate(body.encoder.layer, start=1)
         ]
-        if hasattr(model.classifier, "out_proj"):
-            self.dense, self.out = model.classifier.dense, model.classifier.out_proj
-        else:
-            self.dense, self.out = body.pooler.dense, model.classifier
-        self.device = self.words.device
+        self.device, self.dtype = self.words.device, self.words.dtype
+        self.head_size, self.windowed = config.hidden_size // config.num_attention_heads, False
 
     def __call__(self, batch: PackedBatch) -> torch.Tensor:
         states = F.embedding(batch.ids, self.words)
@@ -90,23 +90,29 @@ class BertEncoder:
             states += F.embedding(batch.types, self.types)
             states += F.embedding(batch.positions, self.positions)
         states = self.norm(states)
+        if self.project is not None:
+            states = self.project(states)
         for layer in self.layers:
             states = layer(states, batch)
-        return self.out(torch.tanh(self.dense(states)))[:, 0].float()
+        return states
 
 
 class _BertLayer:
-    def __init__(self, layer: nn.Module, config, *, int8: bool, last: bool) -> None:
+    def __init__(self, layer: _Layer, config: PretrainedConfig, *, int8: bool, last: bool) -> None:
         attention = layer.attention.self
         heads = config.num_attention_heads
-        self.attend = _FirstTokenAttention(attention, heads) if last else _SelfAttention(attention, heads, int8=int8)
+        self.attend: _Attention = (
+            FirstTokenAttention(attention.query, attention.key, attention.value, heads)
+            if last
+            else _SelfAttention(attention, heads, int8=int8)
+        )
         self.last = last
         self.output = _dense(layer.attention.output.dense, int8=int8)
-        self.output_norm = layer.attention.output.LayerNorm
+        self.output_norm: _OfStates = layer.attention.output.LayerNorm
         self.activation = _activation(config.hidden_act)
         self.up = _dense(layer.intermediate.dense, int8=int8)
         self.down = _dense(layer.output.dense, int8=int8, after_gelu=config.hidden_act == "gelu")
-        self.down_norm = layer.output.LayerNorm
+        self.down_norm: _OfStates = layer.output.LayerNorm
 
     def __call__(self, states: torch.Tensor, batch: PackedBatch) -> torch.Tensor:
         """Return (tokens, hidden) of (tokens, hidden); the last layer (sequences, hidden)."""
@@ -120,7 +126,7 @@ class _BertLayer:
 class _SelfAttention:
     """Attention of every token, (tokens, hidden) to (tokens, hidden)."""
 
-    def __init__(self, attention: nn.Module, heads: int, *, int8: bool) -> None:
+    def __init__(self, attention: _Layer, heads: int, *, int8: bool) -> None:
         self.heads = heads
         # Beside 8-bit products, 16 bits are precise; a CPU that only emulates bf16 is slower at it.
         self.dtype = torch.bfloat16 if int8 and multiplies_bf16() else attention.query.weight.dtype
@@ -134,68 +140,39 @@ class _SelfAttention:
         return attend(inputs[:, 0], inputs[:, 1], inputs[:, 2], batch).to(states.dtype)
 
 
-class _FirstTokenAttention:
-    """Attention of each sequence's first token, (tokens, hidden) to (sequences, hidden).
-
-    A score is ``query · (K state + bias)``, which is ``(query K) · state`` and a number that softmax does not see; what is
-    attended to is ``V (sum of weighted states) + bias``. So no token's key or value is needed: in this layer they would be
-    the whole work. A GPU's attention takes no heads as wide as the states: there keys and values are computed.
-    """
-
-    def __init__(self, attention: nn.Module, heads: int) -> None:
-        self.heads = heads
-        self.query, self.key, self.value = attention.query, attention.key, attention.value
-
-    def __call__(self, states: torch.Tensor, batch: PackedBatch) -> torch.Tensor:
-        query = self._by_head(self.query(states[batch.firsts]))  # (sequences, heads, head size)
-        if states.is_cuda:
-            return attend_from_first(query, self._by_head(self.key(states)), self._by_head(self.value(states)), batch)
-        key, value = (linear.weight.unflatten(0, query.shape[1:]) for linear in (self.key, self.value))
-        looks = torch.einsum("shd,hdc->shc", query, key)
-        seen = attend_to_states(looks, states, batch, scale=query.shape[2] ** -0.5)
-        return torch.einsum("shc,hdc->shd", seen, value).flatten(1).add_(self.value.bias)
-
-    def _by_head(self, rows: torch.Tensor) -> torch.Tensor:
-        return rows.unflatten(1, (self.heads, -1))
-
-
 class ModernBertEncoder:
     """ModernBERT: rotary positions, the norm before each half of a layer, gated activations, most layers with a window."""
 
     first_position = 0
-    padding_id = None
+    padding_id: int | None = None
 
-    def __init__(self, model: PreTrainedModel, *, int8: bool = False) -> None:
-        config, body = model.config, model.model
+    def __init__(self, model: PreTrainedModel, *, reads: Reads, int8: bool = False) -> None:
+        config: PretrainedConfig = model.config
+        body: _Layer = model.base_model
         self.words, self.norm = body.embeddings.tok_embeddings.weight, body.embeddings.norm
         self.rotary, self.kinds = body.rotary_emb, sorted(set(config.layer_types))
-        self.mean = config.classifier_pooling == "mean"
-        only_first = config.num_hidden_layers if not self.mean else None
+        only_first = config.num_hidden_layers if reads == "first" else None
         self.layers = [
             _ModernBertLayer(layer, config, int8=int8, last=number == only_first)
             for number, layer in enumerate(body.layers, start=1)
         ]
-        self.final_norm, self.head, self.out = body.final_norm, model.head, model.classifier
-        self.device = self.words.device
+        self.final_norm: _OfStates = body.final_norm
+        self.device, self.dtype = self.words.device, self.words.dtype
+        self.head_size = config.hidden_size // config.num_attention_heads
+        self.windowed = "sliding_attention" in self.kinds
 
     def __call__(self, batch: PackedBatch) -> torch.Tensor:
         states = self.norm(F.embedding(batch.ids, self.words))
-        # Per kind of layer: cosines and sines, (tokens, head size).
-        places = batch.positions[None]
-        turns = {kind: tuple(part[0] for part in self.rotary(states, places, kind)) for kind in self.kinds}
+        # Per kind of layer: cos and sin, (tokens, head size).
+        positions = batch.positions[None]
+        rotary = {kind: tuple(part[0] for part in self.rotary(states, positions, kind)) for kind in self.kinds}
         for layer in self.layers:
-            states = layer(states, turns[layer.kind], batch)
-        states = self.final_norm(states)
-        if self.mean:
-            lengths = batch.boundaries.diff()
-            owners = torch.arange(batch.sequences, device=self.device).repeat_interleave(lengths, output_size=batch.tokens)
-            sums = states.new_zeros(batch.sequences, states.shape[1]).index_add_(0, owners, states)
-            states = sums / lengths[:, None]
-        return self.out(self.head(states))[:, 0].float()
+            states = layer(states, rotary[layer.kind], batch)
+        return self.final_norm(states)
 
 
 class _ModernBertLayer:
-    def __init__(self, layer: nn.Module, config, *, int8: bool, last: bool) -> None:
+    def __init__(self, layer: _Layer, config: PretrainedConfig, *, int8: bool, last: bool) -> None:
         self.kind = layer.attention_type
         self.heads = config.num_attention_heads
         self.window = config.sliding_window if self.kind == "sliding_attention" else None
@@ -207,10 +184,10 @@ class _ModernBertLayer:
         self.up, self.down = _dense(layer.mlp.Wi, int8=int8), _dense(layer.mlp.Wo, int8=int8)
         self.activation = layer.mlp.act
 
-    def __call__(self, states: torch.Tensor, turns: tuple[torch.Tensor, torch.Tensor], batch: PackedBatch) -> torch.Tensor:
+    def __call__(self, states: torch.Tensor, rotary: tuple[torch.Tensor, torch.Tensor], batch: PackedBatch) -> torch.Tensor:
         """Return (tokens, hidden) of (tokens, hidden); the last layer (sequences, hidden)."""
         inputs = self.inputs(self.norm(states)).view(len(states), 3, self.heads, states.shape[1] // self.heads)
-        query, key = _rotate(inputs[:, 0], *turns), _rotate(inputs[:, 1], *turns)
+        query, key = rotate(inputs[:, 0], *rotary), rotate(inputs[:, 1], *rotary)
         if self.last:
             attended = attend_from_first(query[batch.firsts], key, inputs[:, 2], batch)
         else:
@@ -224,14 +201,7 @@ class _ModernBertLayer:
         return states + self.down(self.activation(value) * gate)
 
 
-def _rotate(states: torch.Tensor, cosines: torch.Tensor, sines: torch.Tensor) -> torch.Tensor:
-    """Turn (tokens, heads, head size) by the angles of each token's place, in float32 as the model does."""
-    first, second = states.float().chunk(2, dim=-1)
-    turned = torch.cat([-second, first], dim=-1)
-    return (states.float() * cosines[:, None] + turned * sines[:, None]).to(states.dtype)
-
-
-def _activation(name: str | Callable[[torch.Tensor], torch.Tensor]) -> Callable[[torch.Tensor], torch.Tensor]:
+def _activation(name: str | _OfStates) -> _OfStates:
     if name == "gelu":
         return torch.ops.aten.gelu_  # in place: to fetch fresh memory for its output takes as long as GELU itself
     return ACT2FN[name] if isinstance(name, str) else name
@@ -239,3 +209,21 @@ def _activation(name: str | Callable[[torch.Tensor], torch.Tensor]) -> Callable[
 
 def _dense(linear: nn.Linear, *, int8: bool, after_gelu: bool = False) -> Dense:
     return make_dense(linear.weight, linear.bias, int8=int8, after_gelu=after_gelu)
+
+
+# The encoder of each architecture that is computed without padding, by its model_type; those can be trained, too.
+ENCODERS: dict[str, Callable[..., Encoder]] = {
+    **dict.fromkeys(("bert", "camembert", "electra", "roberta", "xlm-roberta"), BertEncoder),
+    "modernbert": ModernBertEncoder,
+}
+
+
+def make_encoder(model: PreTrainedModel, *, reads: Reads, int8: bool = False) -> Encoder:
+    """Return the padding-free encoder of a model.
+
+    Args:
+        model: of an architecture in `ENCODERS`, loaded, on its device, in its floating type; with a head or without.
+        reads: which states are wanted, as the head says.
+        int8: multiply in 8-bit integers; only on a CPU.
+    """
+    return ENCODERS[model.config.model_type](model, reads=reads, int8=int8)

@@ -8,24 +8,25 @@ next larger of a ladder of sizes; steps are small against the sizes, and so is w
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple, Protocol
 
-import numpy as np
 import torch
 
+from .attention import capability_of, gpu_kernel
 from .encoders import Encoder
+from .heads import Head
+from .items import Item, Results
 from .packing import PackedBatch, pack
 
-if TYPE_CHECKING:
-    from ko_reranker.rankers.pairs import EncodedPair
-
-# A size has room for a sequence in this many tokens.
-TOKENS_PER_SEQUENCE = 64
+# A number of tokens comes with room for a sequence in so many of them, and for more of shorter ones: a pair of short texts has
+# some 20 tokens, and none has fewer than its special ones. An empty slot costs some launches of nothing in each layer, and a
+# row in the last one.
+_TOKENS_PER_SEQUENCE = (64, 16, 4)
+# No micro-batch of a size's tokens has room for more sequences than one in so many.
+TOKENS_PER_SEQUENCE = _TOKENS_PER_SEQUENCE[-1]
 _LEAST_TOKENS = 512
-# Passes before the recording, in which kernels are chosen and workspaces allocated.
-_WARM_UPS = 2
 
 
 class Size(NamedTuple):
@@ -45,7 +46,9 @@ def ladder(budget: int, longest: int) -> list[Size]:
     sizes, tokens = [], 0
     while tokens < budget:
         tokens = min(budget, tokens + max(_LEAST_TOKENS, tokens // 8 // 128 * 128))
-        sizes.append(Size(tokens, tokens // TOKENS_PER_SEQUENCE + -(-tokens // longest) + 1))
+        fillers = -(-tokens // longest) + 1
+        slots = dict.fromkeys(max(1, tokens // each) + fillers for each in _TOKENS_PER_SEQUENCE)
+        sizes += [Size(tokens, sequences) for sequences in slots]
     return sizes
 
 
@@ -58,53 +61,104 @@ def fitting(sizes: Sequence[Size], batch: PackedBatch, longest: int) -> Size | N
     return None
 
 
+def recordable(encoder: Encoder) -> bool:
+    """Return whether a graph can be recorded of an encoder: on a GPU, whose attention takes one launch for all sequences."""
+    if encoder.device.type != "cuda":
+        return False
+    capability = capability_of(encoder.device)
+    return gpu_kernel(encoder.dtype, encoder.head_size, capability, window=encoder.windowed) != "one_by_one"
+
+
+class Recorder(Protocol):
+    """Records a computation once, to be launched any number of times."""
+
+    def record(self, compute: Callable[[], torch.Tensor]) -> tuple[Callable[[], object], torch.Tensor]:
+        """Return what computes again, on the same memory, and the result, which it writes anew each time."""
+        ...
+
+
+class CudaRecorder:
+    """Records CUDA graphs on one device, all of them on one stream and in one pool of memory.
+
+    cuBLAS has a workspace for each stream that it was used on (ATen/cuda/CublasHandlePool.cpp), and what a stream has freed is
+    kept for that stream: a stream for each graph would hold gigabytes for nobody.
+
+    Args:
+        device: the GPU; others stay as they are.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        with torch.cuda.device(device):
+            self._stream = torch.cuda.Stream()
+            self._pool = torch.cuda.graph_pool_handle()
+
+    def record(self, compute: Callable[[], torch.Tensor]) -> tuple[Callable[[], object], torch.Tensor]:
+        """Compute once, in which kernels are chosen and workspaces allocated, then record."""
+        with torch.cuda.device(self.device):
+            self._stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(self._stream):
+                compute()
+            torch.cuda.current_stream().wait_stream(self._stream)
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph, pool=self._pool, stream=self._stream):
+                result = compute()
+
+        def replay() -> None:
+            with torch.cuda.device(self.device):
+                graph.replay()
+
+        return replay, result
+
+
 class GraphForward:
     """Computes a micro-batch by launching the recorded graph of the next larger size.
 
+    A product of matrices may go by another kernel in another size, which adds up in another order: in 16 bits a pair's logit
+    depends on its company by up to `LOGIT_BOUNDS`.
+
     Args:
-        encoder: the padding-free model, on a GPU in half precision.
+        encoder: the padding-free model, on a GPU, with attention that `gpu_kernel` has a kernel for.
+        head: what is wanted of its states.
         budget: tokens of the largest micro-batch; a sequence beyond is computed without a graph.
         longest: tokens of the longest sequence.
+        typed: whether the model knows token types.
+        recorder: records the graphs, on the encoder's device.
     """
 
-    def __init__(self, encoder: Encoder, *, budget: int, longest: int, typed: bool) -> None:
-        self.encoder = encoder
+    def __init__(self, encoder: Encoder, head: Head, *, budget: int, longest: int, typed: bool, recorder: Recorder) -> None:
+        self.encoder, self.head = encoder, head
         self.longest = longest
         self.sizes = ladder(budget, longest)
         self._lock = threading.Lock()
-        pool = torch.cuda.graph_pool_handle()
         # The largest first: the smaller ones live in the memory that it has taken.
-        self._graphs = {size: self._record(size, pool, typed=typed) for size in reversed(self.sizes)}
+        self._graphs = {size: self._record(size, recorder, typed=typed) for size in reversed(self.sizes)}
 
     @torch.inference_mode()
-    def __call__(self, pairs: Sequence[EncodedPair]) -> tuple[np.ndarray, int]:
-        """Return float32 logits, (pairs,), and how many tokens were computed."""
+    def __call__(self, items: Sequence[Item]) -> tuple[Results, int]:
+        """Return the items' results, and how many tokens were computed."""
         encoder = self.encoder
-        batch = pack(pairs, first_position=encoder.first_position, padding_id=encoder.padding_id)
+        batch = pack(items, first_position=encoder.first_position, padding_id=encoder.padding_id)
         size = fitting(self.sizes, batch, self.longest)
         if size is None:
-            return encoder(batch.to(encoder.device)).cpu().numpy(), batch.tokens
-        graph, inputs, logits = self._graphs[size]
+            return self.head.results(self._compute(batch.to(encoder.device)), batch), batch.tokens
+        replay, inputs, output = self._graphs[size]
         filled = batch.filled(*size, self.longest)
         with self._lock:  # the graph's inputs and outputs are always the same memory
             for name in ("ids", "types", "positions", "boundaries"):
                 if getattr(inputs, name) is not None:
                     getattr(inputs, name).copy_(getattr(filled, name))
-            graph.replay()
-            return logits[: len(pairs)].cpu().numpy(), size.tokens
+            replay()
+            return self.head.results(output, batch), size.tokens
+
+    def _compute(self, batch: PackedBatch) -> torch.Tensor:
+        return self.head(self.encoder(batch), batch)
 
     @torch.inference_mode()
-    def _record(self, size: Size, pool, *, typed: bool) -> tuple[torch.cuda.CUDAGraph, PackedBatch, torch.Tensor]:
+    def _record(self, size: Size, recorder: Recorder, *, typed: bool) -> tuple[Callable[[], object], PackedBatch, torch.Tensor]:
         ids = torch.zeros(1, dtype=torch.int32)
         one = PackedBatch(ids, ids if typed else None, ids + self.encoder.first_position, torch.tensor([0, 1]), (0, 1), 1)
         inputs = one.filled(*size, self.longest).to(self.encoder.device)
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            for _ in range(_WARM_UPS):
-                self.encoder(replace(inputs))
-        torch.cuda.current_stream().wait_stream(stream)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=pool):
-            logits = self.encoder(inputs)
-        return graph, inputs, logits
+        # A copy each time: what a batch derives from its tensors, and keeps, has to be derived anew by the graph.
+        replay, output = recorder.record(lambda: self._compute(replace(inputs)))
+        return replay, inputs, output

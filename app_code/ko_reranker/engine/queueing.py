@@ -6,15 +6,13 @@ the sequences of all requests by length would make everybody wait for everybody.
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, InvalidStateError
+from typing import NamedTuple, cast
 
-import numpy as np
-
-if TYPE_CHECKING:
-    from ko_reranker.rankers.pairs import EncodedPair
+from .items import Item, Result
 
 # A micro-batch with fewer tokens wastes more on its start than it shares out.
 _LEAST_TOKENS = 128
@@ -24,37 +22,49 @@ class DeadlineExceeded(Exception):
     """A request's time was over before it was scored."""
 
 
-class Ticket(Future):
-    """A request in the queue; its result is float32 logits, (sequences,), in the order of the sequences.
+class Ticket(Future[list[Result]]):
+    """A request in the queue; its result is the list of its items' results, in their order.
 
-    ``cancel()`` drops what has not been handed out.
+    ``cancel()`` drops what has not been handed out. Whoever waits may do so at any moment, from another thread: between a look
+    at ``done()`` and what follows, too. So a ticket is settled by `succeed` and `fail` only, which take that for what it is.
 
     Attributes:
-        pairs: the sequences.
+        items: the sequences.
         deadline: when it is no longer wanted, on the clock of `time.monotonic`; None for never.
         queue_seconds: how long it waited for its first micro-batch.
         compute_seconds: from then until it was done.
     """
 
-    def __init__(self, pairs: Sequence[EncodedPair], deadline: float | None, now: float) -> None:
+    def __init__(self, items: Sequence[Item], deadline: float | None, now: float) -> None:
         super().__init__()
-        self.pairs = pairs
+        self.items = items
         self.deadline = deadline
         self.queue_seconds = self.compute_seconds = 0.0
-        self.logits = np.empty(len(pairs), dtype=np.float32)
+        self.results: list[Result | None] = [None] * len(items)
         # The longest first, so that what is left at the end is small and can be shared out evenly.
-        self.todo = sorted(range(len(pairs)), key=lambda index: len(pairs[index]))
-        self.waiting_tokens = sum(len(pair) for pair in pairs)
-        self.unscored = len(pairs)
-        self.arrived, self.started = now, None
+        self.todo = sorted(range(len(items)), key=lambda index: len(items[index]))
+        self.waiting_tokens = sum(len(item) for item in items)
+        self.unscored = len(items)
+        self.arrived = now
+        self.started: float | None = None
+
+    def succeed(self) -> None:
+        """Hand over the results, unless they are no longer wanted."""
+        with contextlib.suppress(InvalidStateError):
+            self.set_result(cast(list[Result], self.results))  # all are there by now
+
+    def fail(self, error: Exception) -> None:
+        """Hand over an error, unless nothing is wanted any more."""
+        with contextlib.suppress(InvalidStateError):
+            self.set_exception(error)
 
     def take(self, budget: int, room: int) -> list[int]:
         """Hand out sequences that fit the budget of tokens, at most ``room`` of them."""
         taken: list[int] = []
-        while self.todo and len(taken) < room and len(self.pairs[self.todo[-1]]) <= budget:
+        while self.todo and len(taken) < room and len(self.items[self.todo[-1]]) <= budget:
             index = self.todo.pop()
-            budget -= len(self.pairs[index])
-            self.waiting_tokens -= len(self.pairs[index])
+            budget -= len(self.items[index])
+            self.waiting_tokens -= len(self.items[index])
             taken.append(index)
         return taken
 
@@ -70,12 +80,39 @@ class MicroBatch:
         """Add some sequences of a request."""
         self.parts.append((ticket, indexes))
         self.sequences += len(indexes)
-        self.tokens += sum(len(ticket.pairs[index]) for index in indexes)
+        self.tokens += sum(len(ticket.items[index]) for index in indexes)
 
     @property
-    def pairs(self) -> list[EncodedPair]:
+    def items(self) -> list[Item]:
         """All sequences, in the order of the parts."""
-        return [ticket.pairs[index] for ticket, indexes in self.parts for index in indexes]
+        return [ticket.items[index] for ticket, indexes in self.parts for index in indexes]
+
+    def alone(self) -> Iterator[MicroBatch]:
+        """Yield a micro-batch for each request that still waits for its part."""
+        for ticket, indexes in self.parts:
+            if not ticket.done():
+                batch = MicroBatch()
+                batch.add(ticket, indexes)
+                yield batch
+
+    def fail(self, error: Exception) -> None:
+        """Tell everybody who waits for it."""
+        for ticket, _ in self.parts:
+            ticket.fail(error)
+
+
+class Outlook(NamedTuple):
+    """What a request has to expect if it joins the queue now, by the speed measured so far.
+
+    Attributes:
+        tokens: what waits and comes before it.
+        wait_seconds: how long that can last; no request lasts beyond its own deadline.
+        seconds: when it would be answered itself.
+    """
+
+    tokens: int
+    wait_seconds: float
+    seconds: float
 
 
 class RequestQueue:
@@ -108,8 +145,10 @@ class RequestQueue:
         self.most_sequences = most_sequences
         self.half_life = half_life
         self.clock = clock
-        self.tokens_per_second = 0.0
         self._tickets: list[Ticket] = []
+        self._computing: dict[MicroBatch, float] = {}
+        self._full_ones_measured = False
+        self.forget_speed()
 
     @property
     def tokens(self) -> int:
@@ -132,10 +171,10 @@ class RequestQueue:
             return None
         batch = MicroBatch()
         budget = self._share()
-        for ticket in sorted(self._tickets, key=lambda ticket: self._rank(ticket, now)):
+        for ticket in self._in_order(now):
             room = self.most_sequences - batch.sequences
             # The first of a micro-batch goes in whatever its length: nothing is too long to be scored.
-            least = 0 if batch.sequences else len(ticket.pairs[ticket.todo[-1]])
+            least = 0 if batch.sequences else len(ticket.items[ticket.todo[-1]])
             indexes = ticket.take(max(budget - batch.tokens, least), room)
             if indexes:
                 batch.add(ticket, indexes)
@@ -145,21 +184,74 @@ class RequestQueue:
             if batch.tokens >= budget or batch.sequences >= self.most_sequences:
                 break
         self._tickets = [ticket for ticket in self._tickets if ticket.todo]
+        self._computing[batch] = now
         return batch
 
+    def computed(self, batch: MicroBatch) -> None:
+        """Take note that a micro-batch is no longer being computed, however it went."""
+        self._computing.pop(batch, None)
+
+    def oldest_seconds(self) -> float:
+        """Return how long the oldest micro-batch has been computed by now; 0 if none is."""
+        return self.clock() - min(self._computing.values()) if self._computing else 0.0
+
+    def clear(self, error: Exception) -> None:
+        """Let go of all that waits, and say why."""
+        for ticket in self._tickets:
+            ticket.fail(error)
+        self._tickets = []
+
     def measured(self, tokens: int, seconds: float) -> None:
-        """Learn the speed of one worker from a micro-batch."""
-        if seconds <= 0:
+        """Learn the speed of one worker from a micro-batch.
+
+        Where much waits, micro-batches are full, and a full one does more a second than a small one, on a GPU many times as
+        much: the small ones count only as long as there was none that was at least half full. The first ten count alike, so
+        that one that had to wait for the machine does not pass for the speed; then what is new counts a tenth.
+        """
+        full = 2 * tokens >= self.budget
+        if seconds <= 0 or (self._full_ones_measured and not full):
             return
-        speed = tokens / seconds
-        self.tokens_per_second += (speed - self.tokens_per_second) * (0.1 if self.tokens_per_second else 1.0)
+        if full > self._full_ones_measured:
+            self.forget_speed()
+        self._full_ones_measured = full
+        self._measured += 1
+        self.tokens_per_second += (tokens / seconds - self.tokens_per_second) * max(0.1, 1 / self._measured)
+
+    def forget_speed(self) -> None:
+        """Know no speed again: what has been measured so far is no measure of what comes."""
+        self.tokens_per_second, self._measured, self._full_ones_measured = 0.0, 0, False
+
+    def outlook(self, ticket: Ticket) -> Outlook:
+        """Return what a request has to expect if it is added now; smaller ones that come later may still overtake it.
+
+        What waits keeps its order: waiting halves what each of them counts for at the same pace.
+        """
+        now = self.clock()
+        self._let_go(now)
+        ahead = [other for other in self._in_order(now) if self._rank(other, now) <= self._rank(ticket, now)]
+        wait = self._computing_seconds(now)
+        for other in ahead:
+            last = float("inf") if other.deadline is None else max(wait, other.deadline - now)
+            wait = min(wait + self.seconds_of(other.waiting_tokens), last)
+        tokens = sum(other.waiting_tokens for other in ahead)
+        return Outlook(tokens, wait, wait + self.seconds_of(ticket.waiting_tokens))
 
     def seconds_of(self, tokens: int) -> float:
         """Return how long all workers together need for some tokens; 0 before anything was measured."""
         return tokens / (self.tokens_per_second * self.workers) if self.tokens_per_second else 0.0
 
+    def _computing_seconds(self, now: float) -> float:
+        if not self.tokens_per_second:
+            return 0.0
+        left = (batch.tokens / self.tokens_per_second - (now - begun) for batch, begun in self._computing.items())
+        return sum(max(0.0, seconds) for seconds in left) / self.workers
+
+    def _in_order(self, now: float) -> list[Ticket]:
+        return sorted(self._tickets, key=lambda ticket: self._rank(ticket, now))
+
     def _rank(self, ticket: Ticket, now: float) -> float:
-        return ticket.waiting_tokens * 2.0 ** (-(now - ticket.arrived) / self.half_life)
+        rank: float = ticket.waiting_tokens * 2.0 ** (-(now - ticket.arrived) / self.half_life)
+        return rank
 
     def _share(self) -> int:
         """Return the tokens of the next micro-batch: at the end of the work every worker gets its part of the rest."""
@@ -168,6 +260,6 @@ class RequestQueue:
 
     def _let_go(self, now: float) -> None:
         for ticket in self._tickets:
-            if ticket.deadline is not None and now > ticket.deadline and not ticket.done():
-                ticket.set_exception(DeadlineExceeded("its time was over before it was scored"))
+            if ticket.deadline is not None and now > ticket.deadline:
+                ticket.fail(DeadlineExceeded("its time was over before it was scored"))
         self._tickets = [ticket for ticket in self._tickets if not ticket.done()]

@@ -1,21 +1,19 @@
-"""BM25 over Korean morphemes: the ranking without a reranker, and the bar that a model must clear."""
+"""BM25 over what a language's analyser finds: the ranking without a reranker, and the bar that a model must clear."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
-from typing import Any, Literal
+from typing import Literal
 from unicodedata import normalize
 
 import numpy as np
 
+from ko_reranker.languages import KOREAN, Language
+
 Terms = Literal["morphemes", "morphemes+bigrams"]
 
-# Sejong tags of what carries meaning: nouns, verbs and adjectives, modifiers, roots, foreign words, numerals.
-# Particles and endings, which make every Korean word look different, are left out.
-_CONTENT = ("NN", "NR", "NP", "VV", "VA", "MM", "MAG", "XR", "SL", "SH", "SN")
 _WORD = re.compile(r"\w+")
 _TEXTS_AT_ONCE = 1_000
 
@@ -25,6 +23,7 @@ class Bm25:
 
     Args:
         corpus: the passages, whose statistics weigh the terms; equal ones are one.
+        language: of the passages, whose analyser finds their terms.
         terms: the content morphemes of a text, or these and beside them the pairs of neighbouring characters of each word.
             Pairs match names that the analyser cuts in two different ways, and more of the right passages are found; on TyDi-ko
             MRR is .67 with them and .63 without (docs/evaluation.md).
@@ -34,9 +33,12 @@ class Bm25:
         passages: the distinct passages, in the order of the corpus.
     """
 
-    def __init__(self, corpus: Sequence[str], *, terms: Terms = "morphemes+bigrams", workers: int = 1) -> None:
+    def __init__(
+        self, corpus: Sequence[str], *, language: Language = KOREAN, terms: Terms = "morphemes+bigrams", workers: int = 1
+    ) -> None:
         import bm25s
 
+        self._analyse = language.analyser(workers)
         self.terms = terms
         self._workers = workers
         self._places = {passage: place for place, passage in enumerate(dict.fromkeys(corpus))}
@@ -71,10 +73,7 @@ class Bm25:
     def _terms(self, texts: Sequence[str]) -> list[list[str]]:
         # Text from a Mac may spell syllables as their letters one by one.
         texts = [normalize("NFC", text) for text in texts]
-        found = [
-            [f"{token.form.lower()}/{token.tag[:2]}" for token in tokens if token.tag.startswith(_CONTENT)]
-            for tokens in _kiwi(self._workers).tokenize(texts)
-        ]
+        found = self._analyse(texts)
         if self.terms == "morphemes":
             return found
         return [morphemes + _bigrams(text) for morphemes, text in zip(found, texts, strict=True)]
@@ -86,14 +85,6 @@ def _bigrams(text: str) -> list[str]:
     for word in _WORD.findall(text.lower()):
         pairs += [word[place : place + 2] for place in range(max(1, len(word) - 1))]
     return pairs
-
-
-@cache
-def _kiwi(workers: int) -> Any:
-    """The analyser: its models take seconds to load, and serve every corpus."""
-    from kiwipiepy import Kiwi
-
-    return Kiwi(num_workers=workers)
 
 
 def _best(scores: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:

@@ -22,7 +22,7 @@ class CandidateSet:
     Attributes:
         query: the question.
         documents: the candidates, in an order that gives nothing away.
-        relevance: (documents,); 0 is wrong, 1 or more right.
+        relevance: (documents,); 0 is wrong, more is right.
         missed: the relevance of right passages that are not among the documents; every ranker is charged with them alike.
         first_stage: float64, (documents,); the scores by which the first stage ranks them.
         source: where the question comes from.
@@ -30,8 +30,8 @@ class CandidateSet:
 
     query: str
     documents: tuple[str, ...]
-    relevance: tuple[int, ...]
-    missed: tuple[int, ...]
+    relevance: tuple[float, ...]
+    missed: tuple[float, ...]
     first_stage: np.ndarray
     source: str
 
@@ -60,7 +60,8 @@ def candidate_sets(
     searched = [question for question in test_set.questions if question.candidate_scores is None]
     found: Iterator[tuple[tuple[str, ...], np.ndarray]] = iter(())
     if searched:
-        bm25 = Bm25(test_set.passages, terms="morphemes+bigrams" if first_stage == "given" else first_stage, workers=workers)
+        terms = "morphemes+bigrams" if first_stage == "given" else first_stage
+        bm25 = Bm25(test_set.passages, language=test_set.language, terms=terms, workers=workers)
         found = _own(bm25, searched) if first_stage == "given" else _found(bm25, searched, count)
     return [
         _shuffled(question, *(next(found) if question.candidate_scores is None else _ranked(question, count)), seed)
@@ -69,8 +70,15 @@ def candidate_sets(
 
 
 def _found(bm25: Bm25, questions: Sequence[Question], count: int) -> Iterator[tuple[tuple[str, ...], np.ndarray]]:
-    for places, scores in bm25.search([question.query for question in questions], count):
-        yield tuple(bm25.passages[place] for place in places), scores
+    more = any(question.own for question in questions)  # one more, where the first may be the query itself
+    found = bm25.search([question.query for question in questions], count + more)
+    for question, (places, scores) in zip(questions, found, strict=True):
+        kept = [
+            rank
+            for rank, place in enumerate(places)
+            if bm25.passages[place] != question.own or question.own in question.relevance
+        ]
+        yield tuple(bm25.passages[places[rank]] for rank in kept[:count]), scores[kept[:count]]
 
 
 def _own(bm25: Bm25, questions: Sequence[Question]) -> Iterator[tuple[tuple[str, ...], np.ndarray]]:

@@ -64,7 +64,8 @@ def first_stage_row(sets: Sequence[CandidateSet]) -> Row:
 
 def fused_row(row: Row, sets: Sequence[CandidateSet], weight: float) -> Row:
     """Return a row whose scores are fused with the first stage's; see `ko_reranker.fusion`."""
-    fused = [np.array(fuse(item.first_stage, scores, weight=weight)) for item, scores in zip(sets, row.scores, strict=True)]
+    both = zip(sets, row.scores, strict=True)
+    fused: list[np.ndarray] = [np.array(fuse(item.first_stage, scores, weight=weight)) for item, scores in both]
     return Row(fused, row_of(fused, sets).metrics, row.seconds, row.tokens)
 
 
@@ -175,7 +176,7 @@ def golden_queries(rows: Mapping[str, Row], sets: Sequence[CandidateSet]) -> dic
 
     Queries that the candidate answers right come first, so that they can be shown as well as checked.
     """
-    candidate, base = rows[CANDIDATE], rows[BASE]
+    candidate, base = rows[CANDIDATE], rows.get(BASE)
     rankable = (place for place, item in enumerate(sets) if item.positives)
     order = sorted(rankable, key=lambda place: -candidate.metrics["mrr"][place])
     return {
@@ -185,7 +186,7 @@ def golden_queries(rows: Mapping[str, Row], sets: Sequence[CandidateSet]) -> dic
                 "documents": list(sets[place].documents),
                 "positive": min(sets[place].positives),
                 "scores": _sigmoid(candidate.scores[place]),
-                "base_scores": _sigmoid(base.scores[place]),
+                **({"base_scores": _sigmoid(base.scores[place])} if base else {}),
             }
             for place in order[:GOLDEN_QUERIES]
         ]
@@ -193,12 +194,13 @@ def golden_queries(rows: Mapping[str, Row], sets: Sequence[CandidateSet]) -> dic
 
 
 def _rank(row: Row, place: int) -> int:
-    return round(1 / row.metrics["mrr"][place])
+    return round(1 / float(row.metrics["mrr"][place]))
 
 
 def _best(item: CandidateSet, scores: np.ndarray, *, right: bool) -> str:
     """The document that is ranked first, of the right ones or of all."""
-    return next(item.documents[place] for place in np.argsort(-scores, kind="stable") if item.relevance[place] or not right)
+    order: list[int] = np.argsort(-scores, kind="stable").tolist()
+    return next(item.documents[place] for place in order if item.relevance[place] or not right)
 
 
 def _sigmoid(logits: np.ndarray) -> list[float]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 import numpy as np
 
@@ -20,7 +20,11 @@ _MEASURES = {
     **{f"has_right@{k}": f"success_{k}" for k in (1, 2, 3, 5, 10)},
     **{f"recall@{k}": f"recall_{k}" for k in (5, 10, 20)},
 }
+# Steps of a grade of 1 that are told apart where grades are fractions.
+_FRACTIONS = 10_000
 Key = TypeVar("Key", bound=Hashable)
+# One a document, (documents,).
+Numbers: TypeAlias = Sequence[float] | np.ndarray
 
 METRICS = ("mrr", "mrr@10", *list(_MEASURES)[1:])
 _ASKED = {"recip_rank", "ndcg_cut.10", "success.1,2,3,5,10", "recall.5,10,20"}
@@ -40,7 +44,7 @@ class Interval:
 
 
 def ranking_metrics(
-    scores: Sequence[Sequence[float]], relevance: Sequence[Sequence[int]], missed: Sequence[Sequence[int]]
+    scores: Sequence[Numbers], relevance: Sequence[Numbers], missed: Sequence[Numbers]
 ) -> dict[str, np.ndarray]:
     """Return each metric of each query, float64 (queries,).
 
@@ -60,8 +64,10 @@ def ranking_metrics(
         order = np.argsort(-_finite(values), kind="stable")
         # trec_eval breaks ties by name: ranks have none.
         run[str(number)] = {str(place): float(-rank) for rank, place in enumerate(order.tolist())}
-        judged[str(number)] = {str(place): int(grade) for place, grade in enumerate(grades)}
-        judged[str(number)] |= {f"missed {place}": int(grade) for place, grade in enumerate(absent)}
+        judged[str(number)] = _whole(
+            {str(place): grade for place, grade in enumerate(grades)}
+            | {f"missed {place}": grade for place, grade in enumerate(absent)}
+        )
         if not len(values):
             run[str(number)] = {"nothing": 0.0}
     found = pytrec_eval.RelevanceEvaluator(judged, _ASKED).evaluate(run)
@@ -71,7 +77,13 @@ def ranking_metrics(
     return {name: metrics[name] for name in METRICS}
 
 
-def _finite(values: Sequence[float]) -> np.ndarray:
+def _whole(grades: Mapping[str, float]) -> dict[str, int]:
+    """Return grades as trec_eval takes them: whole. Fractions are all multiplied, which no measure sees, nDCG being a ratio."""
+    factor = 1 if all(float(grade).is_integer() for grade in grades.values()) else _FRACTIONS
+    return {name: max(1, round(grade * factor)) if grade > 0 else 0 for name, grade in grades.items()}
+
+
+def _finite(values: Numbers) -> np.ndarray:
     array = np.asarray(values, dtype=np.float64)
     if np.isnan(array).any():
         raise ValueError("a score is not a number")

@@ -45,6 +45,24 @@ def curves(title: str, x_labels: Sequence[str], values: Mapping[str, Sequence[fl
     return _svg(chart, f"curves {title}")
 
 
+def paths(title: str, points: Mapping[str, Sequence[tuple[float, float]]], *, x_title: str, highest: float) -> str:
+    """Return one line a row through points of any places, from 0 up.
+
+    Args:
+        title: what is plotted.
+        points: by row, (place, value) each.
+        x_title: what the places are.
+        highest: the upper end of the values' axis.
+    """
+    import pygal
+
+    options = _options(title, height=340)
+    chart = pygal.XY(**options, range=(0, highest), x_title=x_title, legend_at_bottom=True, legend_at_bottom_columns=1)
+    for name, row in points.items():
+        chart.add(name, [(round(float(place), 4), round(float(value), 4)) for place, value in row])
+    return _svg(chart, f"paths {title}")
+
+
 def _bar(interval: Mapping[str, float], color: str) -> dict[str, Any]:
     return {"value": round(interval["mean"], 4), "ci": {"low": interval["low"], "high": interval["high"]}, "color": color}
 

@@ -48,7 +48,7 @@ def render_report(report: Mapping[str, Any]) -> str:
 <h1>Evaluation</h1>
 <p>{report["queries"]} queries, up to {report["candidates_per_query"]} candidates each, {searched}, the same for every row
 (seed {report["seed"]}). {report["right_found"]:.1%} of the right passages are among the candidates: no reranker can find
-more.</p>
+more.{_skipped(report)}</p>
 <ul>{models}</ul>
 <h2>Rows</h2>
 <div class="plots">{_plots(report, judged)}</div>
@@ -63,6 +63,11 @@ better, whichever queries had been drawn.</p>
 {_worst(report)}
 </body></html>
 """
+
+
+def _skipped(report: Mapping[str, Any]) -> str:
+    passed_over = "; ".join(f"{times:,} × {what}" for what, times in report.get("skipped", {}).items())
+    return f" Passed over: {escape(passed_over)}." if passed_over else ""
 
 
 def _plots(report: Mapping[str, Any], judged: str) -> str:

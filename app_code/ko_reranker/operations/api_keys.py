@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -43,9 +44,12 @@ def create(stage: Stage, name: str, tier: str) -> str:
         raise OperationError(f"there is no tier {tier!r}: {', '.join(sorted(plans)) or 'the api stack is not deployed'}")
     if any(key.name == name for key in keys(stage)):
         raise OperationError(f"there is a key {name} already: choose another name, or disable that one")
-    made = gateway.create_api_key(name=f"{stage.prefix}-{name}", enabled=True, description="Made by ko-reranker keys create")
+    made = gateway.create_api_key(
+        name=f"{stage.prefix}-{name}", enabled=True, description="Made by ko-reranker keys create", value=_new_value(tier)
+    )
     gateway.create_usage_plan_key(usagePlanId=plans[tier], keyId=made["id"], keyType="API_KEY")
-    return made["value"]
+    value: str = made["value"]
+    return value
 
 
 def keys(stage: Stage) -> list[ApiKey]:
@@ -82,6 +86,12 @@ def disable(stage: Stage, name: str) -> None:
         raise OperationError(f"there is no key {name} on stage {stage.name}: `ko-reranker keys list` shows them")
     change = {"op": "replace", "path": "/enabled", "value": "false"}
     stage.client("apigateway").update_api_key(apiKey=found.id, patchOperations=[change])
+
+
+def _new_value(tier: str) -> str:
+    # The beginning tells our keys from those of other services that clients send beside them, and the authorizer reads the tier
+    # out of what follows (`lambda/authorizer`), so that no request waits for anybody to look it up.
+    return f"kor_{tier}_{secrets.token_urlsafe(30)}"
 
 
 def _plans(stage: Stage, gateway: Any) -> dict[str, str]:

@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+import json
+import math
 import re
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from ko_reranker.operations import deploying
+from ko_reranker.operations import local, node, synthesis
 from ko_reranker.operations.errors import OperationError
 from ko_reranker.operations.project import Project
-from ko_reranker.operations.stage import Stage
+from ko_reranker.operations.stage import EDGE_REGION, Stage
+
+if TYPE_CHECKING:
+    from ko_reranker.settings import Settings
 
 Level = Literal["ok", "warning", "error"]
 # The bootstrap version that the CDK's newer stacks ask for.
 _BOOTSTRAP_VERSION = 6
+# Lambda's quota "Concurrent executions".
+_CONCURRENCY_QUOTA = "L-B99A9384"
 _BOOTSTRAP_PARAMETER = "/cdk-bootstrap/hnb659fds/version"
 
 
@@ -32,19 +40,20 @@ class Finding:
 
 
 def check(stage_name: str, project: Project) -> Iterator[Finding]:
-    """Yield the findings of a stage, those that the others depend on first.
-
-    Raises:
-        OperationError: for an unknown stage.
-    """
+    """Yield the findings of a stage, those that the others depend on first."""
     yield _python()
     yield _node(project)
-    settings, finding = _settings(stage_name, project)
-    yield finding
-    if settings is None:
+    try:
+        settings = project.settings(stage_name)
+    except OperationError as error:
+        yield Finding("error", "settings", f"{error}")
         return
+    yield Finding("ok", "settings", f"stage {stage_name} of cdk.json is valid, region {settings.region}")
     if stage_name == "local":
-        yield from _ports()
+        try:
+            yield from _ports()
+        except OperationError as error:
+            yield Finding("error", "local cloud", str(error))
         return
     try:
         stage = Stage.connect(stage_name, project)
@@ -53,14 +62,20 @@ def check(stage_name: str, project: Project) -> Iterator[Finding]:
         yield Finding("error", "credentials", f"{error}")
         return
     yield Finding("ok", "credentials", f"{identity['Arn']} in account {identity['Account']}")
-    yield _guarded("bootstrap", lambda: _bootstrap(stage, identity["Account"]))
+    regions = [stage.region, *([EDGE_REGION] if settings.api.rate_rule_at_cloudfront else [])]
+    for region in regions:
+        subject = "bootstrap" if region == stage.region else f"bootstrap of {region}"
+        yield _guarded(subject, partial(_bootstrap, stage, identity["Account"], region, subject))
     yield from _quotas(stage, settings)
+    yield _guarded("Lambda concurrency", lambda: _concurrency(stage, settings))
+    yield from _definitions(stage, project)
     yield _guarded("image", lambda: _image(stage, settings))
     yield _guarded("base model", lambda: _base_model(stage, settings))
     yield _guarded("live model", lambda: _live_model(stage, settings))
+    yield _guarded("alarms", lambda: _subscribers(stage, settings))
 
 
-def _guarded(subject: str, look: Any) -> Finding:
+def _guarded(subject: str, look: Callable[[], Finding]) -> Finding:
     try:
         return look()
     except (ClientError, BotoCoreError, OperationError) as error:
@@ -76,29 +91,14 @@ def _python() -> Finding:
 
 def _node(project: Project) -> Finding:
     try:
-        deploying.check_node(project.root)
+        node.check(project.root)
     except OperationError as error:
         return Finding("error", "Node.js", str(error))
     return Finding("ok", "Node.js", "and the CDK command line are there")
 
 
-def _settings(stage: str, project: Project) -> tuple[Any, Finding]:
-    sys.path.insert(0, str(project.root))  # the CDK app is no installed package
-    try:
-        from cdk.settings import SettingsError, load_settings
-    finally:
-        sys.path.pop(0)
-    try:
-        settings = load_settings({**project.context, "stage": stage})
-    except SettingsError as error:
-        return None, Finding("error", "settings", str(error))
-    return settings, Finding("ok", "settings", f"stage {stage} of cdk.json is valid, region {settings.region}")
-
-
 def _ports() -> Iterator[Finding]:
-    from ko_reranker.local.settings import DEFAULT_GATEWAY_PORT, DEFAULT_PORT
-
-    for port, option in ((DEFAULT_PORT, "--port"), (DEFAULT_GATEWAY_PORT, "--gateway-port")):
+    for option, port in local.ports().items():
         with socket.socket() as probe:
             taken = probe.connect_ex(("127.0.0.1", port)) == 0
         if taken:
@@ -109,25 +109,26 @@ def _ports() -> Iterator[Finding]:
             yield Finding("ok", f"port {port}", "is free")
 
 
-def _bootstrap(stage: Stage, account: str) -> Finding:
-    command = f"npx cdk bootstrap aws://{account}/{stage.region}"
-    ssm = stage.client("ssm")
+def _bootstrap(stage: Stage, account: str, region: str, subject: str) -> Finding:
+    command = f"npx cdk bootstrap aws://{account}/{region}"
+    ssm = stage.in_region("ssm", region)
     try:
         version = int(ssm.get_parameter(Name=_BOOTSTRAP_PARAMETER)["Parameter"]["Value"])
     except ssm.exceptions.ParameterNotFound:
-        return Finding("error", "bootstrap", f"{stage.region} is not bootstrapped for the CDK: run `{command}`")
+        return Finding("error", subject, f"{region} is not bootstrapped for the CDK: run `{command}`")
     if version < _BOOTSTRAP_VERSION:
-        return Finding("error", "bootstrap", f"version {version} is too old: run `{command}` again")
-    return Finding("ok", "bootstrap", f"version {version}")
+        return Finding("error", subject, f"version {version} is too old: run `{command}` again")
+    return Finding("ok", subject, f"version {version}")
 
 
-def _quotas(stage: Stage, settings: Any) -> Iterator[Finding]:
+def _quotas(stage: Stage, settings: Settings) -> Iterator[Finding]:
     training, serving = settings.training, settings.serving
     kind = "spot training job" if training.use_spot else "training job"
     wanted = {
         f"{training.instance_type} for {kind} usage": training.instance_count,
         f"{settings.evaluation.instance_type} for processing job usage": 1,
-        f"{serving.instance_type} for endpoint usage": serving.max_instances,
+        # A blue/green update runs the new instances beside all that are there, which may be as many as autoscaling takes.
+        f"{serving.instance_type} for endpoint usage": 2 * serving.max_instances,
     }
     try:
         pages = stage.client("service-quotas").get_paginator("list_service_quotas").paginate(ServiceCode="sagemaker")
@@ -151,7 +152,47 @@ def _quotas(stage: Stage, settings: Any) -> Iterator[Finding]:
             yield Finding("ok", name, f"{quota['Value']:g}")
 
 
-def _image(stage: Stage, settings: Any) -> Finding:
+def _concurrency(stage: Stage, settings: Settings) -> Finding:
+    """Look whether one account's functions may run side by side as often as a busy stage needs; new accounts have 10."""
+    limit = stage.client("lambda").get_account_settings()["AccountLimit"]["ConcurrentExecutions"]
+    serving = settings.serving
+    # A request at the endpoint is a rerank function at work; the authorizer runs beside it for an instant.
+    calls = math.ceil(serving.max_instances * serving.concurrent_requests_per_instance)
+    wanted = settings.translation.max_concurrency + 2 * calls
+    if limit >= wanted:
+        return Finding("ok", "Lambda concurrency", f"{limit}")
+    return Finding(
+        "error",
+        "Lambda concurrency",
+        f"the account runs {limit} functions at a time, and {wanted} are needed ({settings.translation.max_concurrency} shards "
+        f"of a translation, {calls} requests at the endpoint and their authorizers): request it: aws service-quotas "
+        f"request-service-quota-increase --region {stage.region} --service-code lambda --quota-code {_CONCURRENCY_QUOTA} "
+        "--desired-value 1000",
+    )
+
+
+def _definitions(stage: Stage, project: Project) -> Iterator[Finding]:
+    """Let Step Functions itself check both state machines, as synthesised with the endpoint, which is most of the deploy's."""
+    try:
+        templates = synthesis.synthesise(project, stage.name, {"serving.enabled": "true"})
+    except OperationError as error:
+        yield Finding("error", "state machines", str(error))
+        return
+    for name, definition in synthesis.state_machines(templates).items():
+        yield _guarded(f"state machine {name}", partial(_definition, stage, name, definition))
+
+
+def _definition(stage: Stage, name: str, definition: dict[str, Any]) -> Finding:
+    answer = stage.client("stepfunctions").validate_state_machine_definition(
+        definition=json.dumps(definition, ensure_ascii=False), type="STANDARD", severity="ERROR"
+    )
+    if answer["result"] == "OK":
+        return Finding("ok", f"state machine {name}", "Step Functions accepts its definition")
+    said = "; ".join(f"{item.get('location', '')} {item['message']}".strip() for item in answer["diagnostics"][:5])
+    return Finding("error", f"state machine {name}", f"Step Functions refuses its definition: {said}")
+
+
+def _image(stage: Stage, settings: Settings) -> Finding:
     uri = settings.image.uri
     if not uri:
         return Finding("ok", "image", "built by CodeBuild from this folder during the deploy")
@@ -168,7 +209,7 @@ def _image(stage: Stage, settings: Any) -> Finding:
     return Finding("ok", "image", uri)
 
 
-def _base_model(stage: Stage, settings: Any) -> Finding:
+def _base_model(stage: Stage, settings: Settings) -> Finding:
     model = settings.training.base_model
     if model.startswith("s3://"):
         if "{data_bucket}" in model:
@@ -185,7 +226,7 @@ def _base_model(stage: Stage, settings: Any) -> Finding:
     return Finding("ok", "base model", f"{model} on the Hugging Face hub")
 
 
-def _live_model(stage: Stage, settings: Any) -> Finding:
+def _live_model(stage: Stage, settings: Settings) -> Finding:
     try:
         live = stage.live_model()
     except OperationError:
@@ -200,3 +241,22 @@ def _live_model(stage: Stage, settings: Any) -> Finding:
             f"`ko-reranker models register {settings.training.base_model} --stage {stage.name}`, then deploy again",
         )
     return Finding("ok", "live model", "none yet, and serving is off: the first deploy comes without an endpoint")
+
+
+def _subscribers(stage: Stage, settings: Settings) -> Finding:
+    subject, email = "alarms", settings.alerts.email
+    unheard: Level = "warning" if stage.name == "prod" else "ok"
+    try:
+        topic = stage.output("TopicArn")
+    except OperationError:  # not deployed yet
+        if email:
+            return Finding("ok", subject, f"{email} will be asked to confirm that alarms may be sent there")
+        return Finding(unheard, subject, "nobody will hear of alarms: set alerts.email, or subscribe to its topic")
+    found = stage.client("sns").list_subscriptions_by_topic(TopicArn=topic)["Subscriptions"]
+    confirmed = [item["Endpoint"] for item in found if item["SubscriptionArn"].startswith("arn:")]
+    if confirmed:
+        return Finding("ok", subject, f"{len(confirmed)} hear of alarms: {', '.join(confirmed)}")
+    if found:
+        waiting = ", ".join(item["Endpoint"] for item in found)
+        return Finding(unheard, subject, f"nobody hears of alarms: {waiting} has not confirmed it by mail yet")
+    return Finding(unheard, subject, f"nobody hears of alarms: set alerts.email, or subscribe to {topic}")

@@ -79,11 +79,12 @@ def start(stage: Stage, machine_output: str, execution_input: dict[str, Any], na
     """
     name = name or f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:4]}"
     try:
-        return stage.client("stepfunctions").start_execution(
+        arn: str = stage.client("stepfunctions").start_execution(
             stateMachineArn=stage.output(machine_output), name=name, input=json.dumps(execution_input, ensure_ascii=False)
         )["executionArn"]
     except ClientError as error:
         raise OperationError(f"the execution could not be started: {error.response['Error'].get('Message', error)}") from None
+    return arn
 
 
 def follow(stage: Stage, arn: str, *, poll_seconds: float) -> Iterator[Step]:
@@ -112,11 +113,13 @@ def outcome(stage: Stage, arn: str) -> Outcome:
 def latest(stage: Stage, machine_output: str, count: int) -> list[dict[str, Any]]:
     """Return the newest executions as ListExecutions describes them."""
     answer = stage.client("stepfunctions").list_executions(stateMachineArn=stage.output(machine_output), maxResults=count)
-    return answer["executions"]
+    found: list[dict[str, Any]] = answer["executions"]
+    return found
 
 
 def _describe(stage: Stage, arn: str) -> dict[str, Any]:
-    return stage.client("stepfunctions").describe_execution(executionArn=arn)
+    found: dict[str, Any] = stage.client("stepfunctions").describe_execution(executionArn=arn)
+    return found
 
 
 class _History:

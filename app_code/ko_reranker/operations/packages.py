@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ko_reranker.models import ModelNotFoundError, content_digest, resolve_model
+from botocore.exceptions import ClientError
+
+from ko_reranker.models import ModelNotFoundError, content_digest, hub_commit, pickled_weights, resolve_model
 from ko_reranker.operations import executions
 from ko_reranker.operations.errors import OperationError
 from ko_reranker.operations.stage import Stage
@@ -40,9 +44,12 @@ def register(stage: Stage, model: str, *, approve: bool) -> str:
         approve: approve it at once, which deploys it.
 
     Raises:
-        OperationError: when there is no such model.
+        OperationError: when there is no such model, or it is none that the endpoint could score with.
     """
-    uri = _own(stage, model) or _copied(stage, model)
+    commit = None
+    if (uri := _own(stage, model)) is None:
+        folder = _resolved(model)
+        uri, commit = _upload(stage, folder, model), hub_commit(folder)
     container = {
         "Image": stage.output("ImageUri"),
         "ModelDataSource": {"S3DataSource": {"S3Uri": uri, "S3DataType": "S3Prefix", "CompressionType": "None"}},
@@ -56,9 +63,10 @@ def register(stage: Stage, model: str, *, approve: bool) -> str:
             "SupportedContentTypes": ["application/json"],
             "SupportedResponseMIMETypes": ["application/json"],
         },
-        CustomerMetadataProperties={"source": model[:256], "golden": "none"},
+        CustomerMetadataProperties={"source": model[:256], "golden": "none", **({"commit": commit} if commit else {})},
     )
-    return answer["ModelPackageArn"]
+    arn: str = answer["ModelPackageArn"]
+    return arn
 
 
 def _own(stage: Stage, model: str) -> str | None:
@@ -73,21 +81,41 @@ def _own(stage: Stage, model: str) -> str | None:
     return uri
 
 
-def _copied(stage: Stage, model: str) -> str:
+def _resolved(model: str) -> Path:
+    from ko_reranker.rankers import EngineOptions, RankerError, load_ranker
+
     try:
-        return _upload(stage, resolve_model(model), model)
-    except ModelNotFoundError as error:
+        folder = resolve_model(model)
+        if pickles := pickled_weights(folder):
+            raise OperationError(
+                f"{model} has its weights in {pickles[0]}, a pickle, and an endpoint reads safetensors alone: save it so"
+            )
+        # As the endpoint would: a model that it could not start with is not put into the registry.
+        load_ranker(folder, EngineOptions(device="cpu"), name=model).close()
+    except (ModelNotFoundError, RankerError) as error:
         raise OperationError(str(error)) from None
+    return folder
 
 
 def _upload(stage: Stage, folder: Path, model: str) -> str:
+    from ko_reranker.rankers.folders import GENERATIVE
+    from ko_reranker.rankers.generative_folders import written_out
+    from ko_reranker.rankers.loading import family_of
+
     files = sorted(path for path in folder.rglob("*") if path.is_file())
+    # An endpoint's folder has no name that would tell the prompt of its model.
+    beside = written_out(folder, model) if family_of(folder, model) == GENERATIVE else {}
     # The content is part of the key: what a release points to is never changed afterwards.
+    digest = content_digest(folder, files)
+    if beside:
+        digest = hashlib.sha256(json.dumps([digest, beside]).encode()).hexdigest()
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", model).strip("-")[-60:]
-    prefix = f"models/base/{name}-{content_digest(folder, files)[:12]}/"
+    prefix = f"models/base/{name}-{digest[:12]}/"
     bucket, s3 = stage.output("DataBucket"), stage.client("s3")
     for path in files:
         s3.upload_file(str(path), bucket, f"{prefix}{path.relative_to(folder).as_posix()}")
+    for file, text in beside.items():
+        s3.put_object(Bucket=bucket, Key=f"{prefix}{file}", Body=text.encode("utf-8"))
     return f"s3://{bucket}/{prefix}"
 
 
@@ -145,7 +173,7 @@ def rollback(stage: Stage, package: str | None = None) -> tuple[str, str]:
     """
     live = stage.live_model()
     item = find(stage, package or _live_before(stage, live[0] if live else None))
-    if live and item.arn == live[0]:
+    if live and item.arn == live[0] and _running(stage) in (None, live[1]):
         raise OperationError(f"{item.arn} is live already: nothing to do")
     if item.approval != APPROVED:
         raise OperationError(
@@ -154,10 +182,23 @@ def rollback(stage: Stage, package: str | None = None) -> tuple[str, str]:
     return item.arn, executions.start(stage, "DeployStateMachine", {"model_package": item.arn})
 
 
+def _running(stage: Stage) -> str | None:
+    """The model data that the endpoint serves, whatever the record says; None where that can't be told."""
+    sagemaker = stage.client("sagemaker")
+    try:
+        config = sagemaker.describe_endpoint(EndpointName=stage.prefix)["EndpointConfigName"]
+        [variant] = sagemaker.describe_endpoint_config(EndpointConfigName=config)["ProductionVariants"]
+        container = sagemaker.describe_model(ModelName=variant["ModelName"])["PrimaryContainer"]
+        uri: str = container["ModelDataSource"]["S3DataSource"]["S3Uri"]
+    except (ClientError, KeyError, ValueError):
+        return None
+    return uri
+
+
 def _live_before(stage: Stage, live: str | None) -> str:
     """The package whose release ended well last, the live one's aside."""
     pages = stage.client("dynamodb").get_paginator("scan").paginate(TableName=stage.output("ReleasesTable"))
-    released = [
+    released: list[tuple[str, str]] = [
         (item["at"]["S"], item["id"]["S"])
         for page in pages
         for item in page["Items"]

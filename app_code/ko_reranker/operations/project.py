@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ko_reranker.operations.errors import OperationError
 
-STAGES = ("local", "dev", "prod")
+if TYPE_CHECKING:
+    from ko_reranker.settings import Settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,13 +42,18 @@ class Project:
                     return cls(folder, context)
         raise OperationError(f"no ko-reranker project in {here} or above it: change to the folder of its cdk.json")
 
-    def setting(self, stage: str, dotted: str) -> Any:
-        """Return a setting of a stage by its dotted key, the stage's own or else the default."""
-        blocks = self.context["settings"]
-        for block in (blocks.get(stage, {}), blocks["defaults"]):
-            value: Any = block
-            for key in dotted.split("."):
-                value = value.get(key) if isinstance(value, dict) else None
-            if value is not None:
-                return value
-        return None
+    def settings(self, stage: str, overrides: Mapping[str, str] | None = None) -> Settings:
+        """Return a stage's settings.
+
+        Args:
+            overrides: settings by dotted key that lie over cdk.json, as the CDK's ``-c`` takes them.
+
+        Raises:
+            OperationError: there is no such stage, or a setting is not valid.
+        """
+        from ko_reranker.settings import SettingsError, load_settings
+
+        try:
+            return load_settings({**self.context, **(overrides or {}), "stage": stage})
+        except SettingsError as error:
+            raise OperationError(str(error)) from None

@@ -4,16 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from functools import cache, cached_property
+from typing import Any, Protocol
 
+from ko_reranker.operations import local
 from ko_reranker.operations.errors import OperationError
-from ko_reranker.operations.project import STAGES, Project
+from ko_reranker.operations.project import Project
 
-if TYPE_CHECKING:
-    from ko_reranker.local.cloud import LocalCloud
+STACKS = ("data", "pipeline", "serving", "api", "observability")
+# Where CloudFront's web ACLs live; the stack is there only with a rate rule in front of CloudFront.
+EDGE_STACK, EDGE_REGION = "edge", "us-east-1"
 
-STACKS = ("data", "pipeline", "serving", "api")
+
+class Cloud(Protocol):
+    """What a stage asks of a local cloud."""
+
+    @property
+    def gateway_url(self) -> str:
+        """The base URL of the rerank API, without a slash at its end."""
+        ...
+
+    def client(self, service: str, **options: Any) -> Any:
+        """Return a boto3 client of a service."""
+        ...
 
 
 @dataclass
@@ -24,34 +37,35 @@ class Stage:
         name: local, dev or prod.
         prefix: begins the name of everything of the stage.
         region: its AWS region.
-        client: makes a boto3 client of a service.
+        client: returns a boto3 client of a service. To make one takes .1 s of CPU, and whoever waits asks every second: each is
+            made once.
     """
 
     name: str
     prefix: str
     region: str
-    client: Callable[[str], Any]
+    client: Callable[..., Any]
     gateway_url: str | None = None
     _outputs: dict[str, str] = field(default_factory=dict)
 
     @classmethod
-    def connect(cls, name: str, project: Project, *, cloud: LocalCloud | None = None) -> Stage:
+    def connect(cls, name: str, project: Project, *, cloud: Cloud | None = None) -> Stage:
         """Return a stage of a project.
 
-        Raises:
-            OperationError: when the local cloud isn't running, or there is no way to AWS.
-        """
-        if name not in STAGES:
-            raise OperationError(f"the stage must be one of {', '.join(STAGES)}, not {name!r}")
-        prefix = f"{project.setting(name, 'name')}-{name}"
-        region = project.setting(name, "region")
-        if name == "local":
-            from ko_reranker.local.cloud import LocalCloud
+        Args:
+            cloud: what answers for AWS in the stage ``local``; None = the local cloud that runs in the project's folder.
 
-            cloud = cloud or LocalCloud.running_in(project.root)
+        Raises:
+            OperationError: there is no such stage, its settings aren't valid, the local cloud isn't running, or there is no way
+                to AWS.
+        """
+        settings = project.settings(name)
+        prefix, region = settings.prefix, settings.region
+        if name == "local":
+            cloud = cloud or local.running_in(project.root)
             if cloud is None:
                 raise OperationError("the local cloud isn't running: start it with `make run`, or `ko-reranker local up`")
-            return cls(name, prefix, region, cloud.client, gateway_url=cloud.settings.gateway_url)
+            return cls(name, prefix, region, cache(cloud.client), gateway_url=cloud.gateway_url)
         import boto3
 
         session = boto3.session.Session(region_name=region)
@@ -59,7 +73,11 @@ class Stage:
             raise OperationError(
                 f"no AWS credentials for stage {name}: run `aws configure`, `aws sso login`, or set AWS_PROFILE"
             )
-        return cls(name, prefix, region, session.client)
+        return cls(name, prefix, region, cache(session.client))
+
+    def in_region(self, service: str, region: str) -> Any:
+        """A client of a service in another region than the stage's own, or in that."""
+        return self.client(service) if region == self.region else self.client(service, region_name=region)
 
     def output(self, key: str) -> str:
         """Return an output of the stage's stacks.
@@ -92,14 +110,19 @@ class Stage:
 
     def live_model(self) -> tuple[str, str, str] | None:
         """Return package ARN, model data URI and image of the live model, or None when none has been chosen."""
-        value = self.client("ssm").get_parameter(Name=self.output("LiveModelParameter"))["Parameter"]["Value"]
+        ssm = self.client("ssm")
+        try:
+            value = ssm.get_parameter(Name=self.output("LiveModelParameter"))["Parameter"]["Value"]
+        except ssm.exceptions.ParameterNotFound:
+            return None
         package, data, image = value.split(",")
         return None if package == "none" else (package, data, image)
 
     @cached_property
     def api_key(self) -> str:
         """The key that was made with the stack."""
-        return self.client("apigateway").get_api_key(apiKey=self.output("ApiKeyId"), includeValue=True)["value"]
+        key: str = self.client("apigateway").get_api_key(apiKey=self.output("ApiKeyId"), includeValue=True)["value"]
+        return key
 
     @property
     def api_url(self) -> str:

@@ -15,7 +15,10 @@ Order = Literal["relevance", "lost_in_the_middle"]
 # The logit of a blank document. It is never shown to the model, ranks below whatever the model says, and its sigmoid is 0.
 BLANK_LOGIT = -100.0
 
-SCORING_OPTIONS = ("max_tokens_per_doc", "max_chunks_per_doc", "instruction")
+# In the place of a document's index: a query.
+QUERY = -1
+
+SCORING_OPTIONS = ("instruction", "max_tokens_per_doc", "max_chunks_per_doc", "top_n")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,15 +49,18 @@ class RerankRequest:
         documents: at least one.
         top_n: how many results are wanted; None for all.
         return_documents: whether the answer repeats the documents.
-        raw_scores: whether scores are logits instead of their sigmoids.
+        raw_scores: whether scores are raw, logits or what the model takes for a score itself, instead of 0 to 1.
         model: the caller's name for the model, echoed; None when it named none.
         api_version: the version in the path, echoed.
         list_style: the caller is one of those that read ``{"object": "list"}``.
         plain_documents: repeated documents are plain strings.
+        label_lists: a pair is answered with the list of its labels.
+        input_order_scores: the answer also has ``scores``, a text and its score for each document in their order.
         order: how results are arranged once they are chosen.
         max_tokens_per_doc: of a document at most this many tokens are read; None for the model's own limit.
-        max_chunks_per_doc: a long document is read in at most this many pieces; None for the model's own limit.
+        max_chunks_per_doc: a long document is read in at most this many chunks; None for the model's own limit.
         instruction: what to look for, for models that take one; None for the model's own.
+        warnings: what was read otherwise than a caller might think; said in the answer where its dialect has a place for it.
     """
 
     dialect: str
@@ -67,10 +73,13 @@ class RerankRequest:
     api_version: str = "2"
     list_style: bool = False
     plain_documents: bool = False
+    label_lists: bool = False
+    input_order_scores: bool = False
     order: Order = "relevance"
     max_tokens_per_doc: int | None = None
     max_chunks_per_doc: int | None = None
     instruction: str | None = None
+    warnings: tuple[str, ...] = ()
 
     def scoring_options(self) -> dict[str, Any]:
         """Return what the request asks of the scoring itself: keyword arguments for the ranker, only those that are set."""
@@ -81,6 +90,28 @@ class RerankRequest:
         """Return the request for some of the documents only."""
         queries = self.queries if len(self.queries) == 1 else tuple(self.queries[index] for index in indexes)
         return replace(self, queries=queries, documents=tuple(self.documents[index] for index in indexes))
+
+    def without_unused_sources(self) -> RerankRequest:
+        """Return the request without objects that nobody wants repeated: they may take twenty times what they took as JSON."""
+        if self.return_documents or all(isinstance(document.source, str) for document in self.documents):
+            return self
+        return replace(self, documents=tuple(Document(document.text) for document in self.documents))
+
+    def distinct(self) -> tuple[RerankRequest, tuple[int, ...] | None]:
+        """Return the request with each pair of query and text once, and for each document its place there.
+
+        What is scored twice may differ in its last digit, by what stands beside it: equal texts are to tie. None for the places
+        where nothing is there twice.
+        """
+        places: dict[tuple[str, str], int] = {}
+        firsts: list[int] = []
+        of_documents = []
+        for index, document in enumerate(self.documents):
+            place = places.setdefault((self.query_of(index), document.text), len(firsts))
+            if place == len(firsts):
+                firsts.append(index)
+            of_documents.append(place)
+        return (self, None) if len(firsts) == len(self.documents) else (self.part(firsts), tuple(of_documents))
 
     def query_of(self, index: int) -> str:
         """Return the query that the document at ``index`` is scored against."""
@@ -100,7 +131,8 @@ class RerankResult:
     """What the model said about the documents of a request, in their order.
 
     Attributes:
-        logits: float32 values, one per document; ``BLANK_LOGIT`` for a blank one.
+        logits: float32 values, one per document; ``BLANK_LOGIT`` for a blank one. Where they are not absolute, what stands for
+            a document's place: (n - place) / n, from place 0 among n.
         tokens: how many tokens the model read, one count per document.
         truncated: whether the document's end was cut off, one per document.
         model: the model that answered.
@@ -108,7 +140,13 @@ class RerankResult:
         id: the answer's id.
         created: Unix time in seconds.
         query_truncated: whether a query was so long that its own end was cut off.
-        chunks: in how many pieces a document was read, one count per document; empty when none was cut into pieces.
+        chunks: in how many chunks a document was read, one count per document; empty when none was cut into chunks.
+        unrepaired: the indexes of documents, and ``QUERY`` for a query, whose text would have taken too long to undo escapes
+            and dumps in; it was read as it came.
+        absolute: whether the logits depend on nothing but query and document, so that parts of a request can be joined.
+        instructed: whether the model reads instructions.
+        raw: float32 values, one per document, of the model's own scale; empty where that is the logit.
+        raw_scale: what the raw values are: ``logit``, or ``maxsim_sum`` or ``maxsim_mean`` of late interaction.
     """
 
     logits: tuple[float, ...]
@@ -120,13 +158,46 @@ class RerankResult:
     created: int = field(default_factory=lambda: int(time.time()))
     query_truncated: bool = False
     chunks: tuple[int, ...] = ()
+    unrepaired: tuple[int, ...] = ()
+    absolute: bool = True
+    instructed: bool = False
+    raw: tuple[float, ...] = ()
+    raw_scale: str = "logit"
+
+    def spread(self, places: Sequence[int] | None) -> RerankResult:
+        """Return the result of a request from that of its ``distinct`` one: copies cost no tokens."""
+        if places is None:
+            return self
+        seen: set[int] = set()
+        first = []
+        for place in places:
+            first.append(place not in seen)
+            seen.add(place)
+        return replace(
+            self,
+            logits=tuple(self.logits[place] for place in places),
+            tokens=tuple(self.tokens[place] if new else 0 for place, new in zip(places, first, strict=True)),
+            truncated=tuple(self.truncated[place] for place in places),
+            chunks=tuple(self.chunks[place] for place in places) if self.chunks else (),
+            raw=tuple(self.raw[place] for place in places) if self.raw else (),
+            unrepaired=tuple(
+                [QUERY] * (QUERY in self.unrepaired)
+                + [index for index, place in enumerate(places) if place in set(self.unrepaired)]
+            ),
+        )
 
     @classmethod
     def joined(cls, parts: Sequence[RerankResult]) -> RerankResult:
-        """Return the result of a request whose documents were scored in consecutive parts."""
+        """Return the result of a request whose documents were scored in consecutive parts.
+
+        Raises:
+            ValueError: the scores of the parts are not absolute, so that they cannot be compared.
+        """
         first = parts[0]
         if len(parts) == 1:
             return first
+        if not all(part.absolute for part in parts):
+            raise ValueError("the parts' scores are places within each part")
         chunked = any(part.chunks for part in parts)
         return replace(
             first,
@@ -135,4 +206,18 @@ class RerankResult:
             truncated=tuple(cut for part in parts for cut in part.truncated),
             query_truncated=any(part.query_truncated for part in parts),
             chunks=tuple(n for part in parts for n in part.chunks or (1,) * len(part.logits)) if chunked else (),
+            raw=tuple(value for part in parts for value in part.raw),
+            unrepaired=tuple(sorted({index for place, part in _places(parts) for index in part.moved(place)})),
         )
+
+    def moved(self, place: int) -> Iterator[int]:
+        """Yield what is unrepaired in a part whose first document is the request's at ``place``."""
+        return (index if index == QUERY else place + index for index in self.unrepaired)
+
+
+def _places(parts: Sequence[RerankResult]) -> Iterator[tuple[int, RerankResult]]:
+    """Yield parts with the place of each one's first document."""
+    place = 0
+    for part in parts:
+        yield place, part
+        place += len(part.logits)

@@ -11,6 +11,7 @@ _KINDS = {
     403: ("forbidden", "permission_error"),
     404: ("not_found", "not_found_error"),
     405: ("method_not_allowed", "invalid_request_error"),
+    408: ("incomplete", "invalid_request_error"),
     413: ("too_large", "invalid_request_error"),
     415: ("unsupported_media_type", "invalid_request_error"),
     422: ("validation", "invalid_request_error"),

@@ -11,19 +11,25 @@ from .wire import clean, is_blank
 
 ORDERS = ("relevance", "lost_in_the_middle")
 # What a flag may be; 1 and 0 are in it as well, equal to true and false.
-FLAGS = {True: True, False: False} | dict.fromkeys(("true", "True", "TRUE", "1"), True)
-FLAGS |= dict.fromkeys(("false", "False", "FALSE", "0"), False)
+FLAGS: dict[str | float, bool] = {
+    True: True,
+    False: False,
+    **dict.fromkeys(("true", "True", "TRUE", "1"), True),
+    **dict.fromkeys(("false", "False", "FALSE", "0"), False),
+}
 # A count that a client wrote as a string.
 COUNT = "^0*[1-9][0-9]{0,17}$"
 _COUNT = re.compile(COUNT[1:-1])
+_ZERO = re.compile("0+")
 # More than that of anything is as good as no limit, and fits what any machine counts in.
 _MOST = 2**31 - 1
 
 
 def read_query(value: Any, where: str = "query") -> str:
-    """Return a query given as a string or as ``{"text": …}``; a blank one is refused."""
+    """Return a query given as a string, as ``{"text": …}`` or as ``{"content": […]}``; a blank one is refused."""
     if isinstance(value, dict):
-        value = value.get("text")
+        content = unwrap_content(value)
+        value = value.get("text") if content is value else read_content(content, f"{where}.content")
     if value is None:
         raise invalid(where, "is missing")
     if not isinstance(value, str):
@@ -31,6 +37,17 @@ def read_query(value: Any, where: str = "query") -> str:
     if is_blank(value):
         raise invalid(where, "is empty")
     return clean(value)
+
+
+def read_queries(value: Any, documents: int, where: str) -> tuple[str, ...]:
+    """Return one query for all documents, or one for each: a query, or a list of one or as many as there are documents."""
+    if (content := unwrap_content(value)) is not value:
+        value, where = content, f"{where}.content"
+    if not isinstance(value, list):
+        return (read_query(value, where),)
+    if len(value) not in {1, documents}:
+        raise invalid(where, f"must be one query, or {documents}: one for each document; are {len(value)}")
+    return tuple(read_query(query, f"{where}[{index}]") for index, query in enumerate(value))
 
 
 def read_flag(body: Mapping[str, Any], name: str) -> bool:
@@ -42,6 +59,39 @@ def read_flag(body: Mapping[str, Any], name: str) -> bool:
     if flag is None:
         raise invalid(name, f"must be true or false, is {kind(value)}")
     return flag
+
+
+def read_raw_scores(body: Mapping[str, Any]) -> bool:
+    """Return whether raw scores are wanted: ``raw_scores``, or vLLM's ``use_activation`` (once ``activation``) switched off."""
+    switched_off = [body.get(name) is not None and not read_flag(body, name) for name in ("use_activation", "activation")]
+    return read_flag(body, "raw_scores") or any(switched_off)
+
+
+def read_top_n(body: Mapping[str, Any]) -> tuple[int | None, tuple[str, ...]]:
+    """Return how many results are wanted, None for all, and warnings.
+
+    ``top_n: 0`` is all to vLLM, whose bytes are Cohere's, and nonsense to Cohere: all, with a warning.
+    """
+    if _whole(body.get("top_n")) == 0:
+        return None, ("top_n is 0: all documents are returned, as without it",)
+    return read_count(body, "top_n"), ()
+
+
+def unwrap_content(value: Any) -> Any:
+    """Return the list in ``{"content": [...]}``, vLLM's way to write several texts; any other value as it is."""
+    content = value.get("content") if isinstance(value, dict) and value.get("text") is None else None
+    return content if isinstance(content, list) else value
+
+
+def read_content(content: Sequence[Any], where: str) -> str:
+    """Return the texts of a list of content parts, a line each; each is a string or ``{"text": …}``."""
+    parts = []
+    for index, part in enumerate(content):
+        text = part.get("text") if isinstance(part, dict) else part
+        if not isinstance(text, str):
+            raise invalid(f"{where}[{index}]", "has no text, and only text can be ranked")
+        parts.append(text)
+    return "\n".join(parts)
 
 
 def read_count(body: Mapping[str, Any], name: str) -> int | None:
@@ -83,7 +133,7 @@ def read_object(body: Mapping[str, Any], name: str, where: str) -> Mapping[str, 
 
 def read_scoring(body: Mapping[str, Any]) -> dict[str, Any]:
     """Return what every dialect may ask about scoring and order, as arguments of ``RerankRequest``."""
-    instruction = read_name(body, "instruction")
+    instruction = read_name(body, "instruction") or read_name(body, "instruct")
     return {
         "order": read_choice(body, "order", ORDERS) or "relevance",
         "max_tokens_per_doc": read_count(body, "max_tokens_per_doc"),
@@ -104,5 +154,5 @@ def _whole(value: Any) -> int | None:
     if isinstance(value, float):
         return int(value) if value.is_integer() else None
     if isinstance(value, str):
-        return int(value) if _COUNT.fullmatch(value) else None
+        return int(value) if _COUNT.fullmatch(value) else 0 if _ZERO.fullmatch(value) else None
     return value if isinstance(value, int) else None

@@ -32,11 +32,14 @@ def lost_in_the_middle(best_first: Sequence[T]) -> list[T]:
 
 
 def scores(request: RerankRequest, result: RerankResult) -> list[float]:
-    """Return one score per document, as it is written: sigmoid or raw logit, at most 8 significant digits."""
-    if request.raw_scores:
-        return [written(logit) for logit in result.logits]
+    """Return one score per document, as it is written: the logit's sigmoid or the raw score, at most 8 significant digits.
+
+    What is not absolute stands for a place, raw or not, and is written as it is.
+    """
+    if request.raw_scores and result.absolute:
+        return [written(value) for value in result.raw or result.logits]
     return [
-        0.0 if document.blank else written(sigmoid(logit))
+        0.0 if document.blank else written(sigmoid(logit) if result.absolute else logit)
         for document, logit in zip(request.documents, result.logits, strict=True)
     ]
 

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .errors import invalid
-from .routes import INVOCATIONS
+from .errors import ProtocolError, invalid
+from .fields import unwrap_content
+from .routes import INVOCATIONS, asked_model, normalise_path
 
 # A request with more documents is refused: past it callers wait longer than they do.
 MAX_DOCUMENTS = 10_000
@@ -24,11 +25,15 @@ class ServiceFacts:
         model: the model's name.
         max_length: the most tokens of a query and a document together; None when unknown.
         max_documents: the most documents of a request.
+        whole: whether the documents of a request have to be ranked together, because their scores are not absolute.
+        raw_scale: what raw scores are (`RerankResult.raw_scale`).
     """
 
     model: str
     max_length: int | None = None
     max_documents: int = MAX_DOCUMENTS
+    whole: bool = False
+    raw_scale: str = "logit"
 
     @classmethod
     def decode(cls, answer: Any) -> ServiceFacts:
@@ -39,13 +44,20 @@ class ServiceFacts:
         """
         try:
             length = answer["max_length"]
-            return cls(str(answer["model"]), None if length is None else int(length))
-        except (KeyError, TypeError) as error:
+            return cls(
+                str(answer["model"]),
+                None if length is None else int(length),
+                whole=answer.get("whole") is True,
+                raw_scale=str(answer.get("raw_scale", "logit")),
+            )
+        except (AttributeError, KeyError, TypeError) as error:
             raise ValueError(f"no facts: {type(error).__name__}") from None
 
     def encode(self) -> dict[str, Any]:
         """Return the answer to ``FACTS_REQUEST``."""
-        return {"model": self.model, "max_length": self.max_length}
+        answer: dict[str, Any] = {"model": self.model, "max_length": self.max_length}
+        scale = {} if self.raw_scale == "logit" else {"raw_scale": self.raw_scale}
+        return answer | ({"whole": True} if self.whole else {}) | scale
 
 
 def asks_for_facts(body: Any, path: str) -> bool:
@@ -56,9 +68,15 @@ def asks_for_facts(body: Any, path: str) -> bool:
 def check_documents(name: str, value: Any, most: int) -> None:
     """Refuse a list with an item for each document when it is longer than the service takes.
 
+    Args:
+        name: the field's name.
+        value: the field's JSON value; whatever is no list, or ``{"content": [...]}``, passes.
+        most: the most documents of a request.
+
     Raises:
         ProtocolError: 422.
     """
+    value = unwrap_content(value)
     if isinstance(value, list) and len(value) > most:
         raise invalid(name, f"are {len(value)}, over the limit of {most}: send fewer at a time")
 
@@ -71,16 +89,34 @@ def render_info(facts: ServiceFacts) -> dict[str, Any]:
         "max_input_length": facts.max_length,
         "max_client_batch_size": facts.max_documents,
         "auto_truncate": True,
+        "raw_scale": facts.raw_scale,
     }
 
 
 def render_models(facts: ServiceFacts) -> dict[str, Any]:
     """Return the answer of ``GET /v1/models``: OpenAI's ``data`` and Cohere's ``models``."""
-    model = {"id": facts.model, "object": "model", "created": 0, "owned_by": "ko-reranker"}
     named = {"name": facts.model, "endpoints": ["rerank"], "context_length": facts.max_length}
-    return {"object": "list", "data": [model], "models": [named]}
+    return {"object": "list", "data": [_model(facts)], "models": [named]}
 
 
-def describe(operation: str, facts: ServiceFacts) -> Mapping[str, Any]:
-    """Return the answer of the operation ``info`` or ``models``."""
+def render_model(facts: ServiceFacts, name: str) -> dict[str, Any]:
+    """Return the answer of ``GET /v1/models/{model}``.
+
+    Raises:
+        ProtocolError: 404 for any other model than the one that is served.
+    """
+    # A path keeps neither doubled slashes nor those at its end, as s3:// prefixes have.
+    if normalise_path(f"/{name}") != normalise_path(f"/{facts.model}"):
+        raise ProtocolError(404, f"there is no model of this name, {facts.model} is served; a request may name it as it likes")
+    return _model(facts)
+
+
+def describe(operation: str, facts: ServiceFacts, path: str = "") -> Mapping[str, Any]:
+    """Return the answer of the operation ``info``, ``models`` or ``model`` at a normalised path."""
+    if operation == "model":
+        return render_model(facts, asked_model(path) or "")
     return render_info(facts) if operation == "info" else render_models(facts)
+
+
+def _model(facts: ServiceFacts) -> dict[str, Any]:
+    return {"id": facts.model, "object": "model", "created": 0, "owned_by": "ko-reranker"}

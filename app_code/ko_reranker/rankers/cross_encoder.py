@@ -5,43 +5,47 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
-from transformers.utils import logging as transformers_logging
 
 from ko_reranker.engine import Engine, EngineObserver
 from ko_reranker.engine.core import Forward
-from ko_reranker.engine.dense import check_int8
-from ko_reranker.engine.encoders import make_encoder
+from ko_reranker.engine.encoders import ENCODERS, make_encoder
 from ko_reranker.engine.forwards import PackedForward, PaddedForward
-from ko_reranker.engine.graphs import TOKENS_PER_SEQUENCE, GraphForward
-from ko_reranker.processor import usable_cores
-from ko_reranker.rankers.interface import Dtype, RankerError, Scored
-from ko_reranker.rankers.pairs import EncodedDocuments, PairEncoder
+from ko_reranker.engine.graphs import CudaRecorder, GraphForward, recordable
+from ko_reranker.engine.heads import logit_head
+from ko_reranker.engine.positions import position_limit
+from ko_reranker.processor import bound_caches
+from ko_reranker.rankers.classifiers import Loaded, load_scorer
+from ko_reranker.rankers.folders import LEAST_LENGTH, SETTINGS_FILE
+from ko_reranker.rankers.interface import Cost, Ranker, RankerError, Rounds, Scored, best_of, distinct, sum_of
+from ko_reranker.rankers.modular import ModularClassifier
+from ko_reranker.rankers.options import EngineOptions
+from ko_reranker.rankers.pairs import PairEncoder
+from ko_reranker.rankers.placing import make_engine, placed, precision_of, served_dtype, tokens_of_a_batch
+from ko_reranker.rankers.texts import CACHE_TOKENS
 
 DEFAULT_MAX_LENGTH = 512
-SETTINGS_FILE = "reranker.json"
-_DTYPES = {"fp32": torch.float32, "int8": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-_BATCH_TOKENS = {"cpu": 1_024, "cuda": 16_384}
-# More workers of one thread than this get into each other's way in the interpreter; then each has more threads.
-_MOST_WORKERS = 8
-# Tokens of documents kept for when they come again: 4 bytes each.
-_CACHE_TOKENS = 4_000_000
+# A short and a longer document, and by how much a pair's logit may move with its neighbours, in fp32 and in half precision.
+_PROBE = (
+    "서울의 인구는?",
+    ["부산은 항구 도시이다.", "서울의 인구는 약 940만 명이며, 한국에서 가장 많은 사람이 사는 도시이다. Seoul."],
+)
+_NEIGHBOUR_BOUND, _NEIGHBOUR_BOUND_OF_HALF = 5e-5, 0.25
 
 
-class CrossEncoder:
-    """Scores with any sequence classifier of `transformers` that has one label.
+class CrossEncoder(Ranker):
+    """Scores with any sequence classifier of `transformers` that has one label, in one round.
 
-    Implements :class:`ko_reranker.rankers.Ranker`. A document that does not fit is read in overlapping pieces and gets the
-    score of its best one.
+    A document that does not fit is read in overlapping chunks and gets the score of its best one.
 
     Args:
         engine: scores encoded pairs.
         encoder: tokenises pairs.
         model_id: the model's name.
-        chunk_overlap: tokens that neighbouring pieces share.
+        chunk_overlap: tokens that neighbouring chunks share.
         precision: the arithmetic it computes in, for people to read.
     """
 
@@ -65,183 +69,108 @@ class CrossEncoder:
     def load(
         cls,
         folder: Path,
+        options: EngineOptions,
         *,
         model_id: str,
-        device: str,
-        dtype: Dtype,
-        max_length: int | None,
-        batch_tokens: int | None,
-        workers: int | None,
-        max_chunks: int,
-        chunk_overlap: int,
-        max_queue_tokens: int | None,
-        observer: EngineObserver | None,
+        observer: EngineObserver | None = None,
+        trust_remote_code: bool = False,
     ) -> CrossEncoder:
-        """Load from a folder; :func:`ko_reranker.rankers.load_ranker` explains the options and has their defaults."""
-        transformers_logging.disable_progress_bar()
-        place = _place(device, dtype)
-        floating = _dtype(dtype, place)
-        try:
-            model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=floating)
-            tokenizer = AutoTokenizer.from_pretrained(folder)
-        except (OSError, ValueError) as error:
-            raise RankerError(f"{folder} cannot be loaded as a sequence classifier: {error}") from error
-        if model.config.num_labels != 1:
-            raise RankerError(f"{folder} has {model.config.num_labels} labels: a reranker has one, its relevance.")
-        length = max_length or read_settings(folder).get("max_length") or DEFAULT_MAX_LENGTH
+        """Load from a folder; :func:`ko_reranker.rankers.load_ranker` explains the arguments."""
+        bound_caches()
+        place = placed(options)
+        floating, int8 = served_dtype(options.dtype, place), options.dtype == "int8"
+        loaded = load_scorer(folder, model_id, dtype=floating, trust_remote_code=trust_remote_code)
+        model = loaded.model
+        length = options.max_length or read_settings(folder).get("max_length") or DEFAULT_MAX_LENGTH
         try:
             length = min(length, position_limit(model))
-            encoder = PairEncoder(tokenizer, length, max_chunks=max_chunks, cache_tokens=_CACHE_TOKENS)
+            if position_limit(model) < LEAST_LENGTH:
+                raise ValueError(f"it has positions for {position_limit(model)} tokens: a pair needs at least {LEAST_LENGTH}")
+            encoder = PairEncoder(
+                loaded.tokenizer,
+                length,
+                max_chunks=options.max_chunks,
+                cache_tokens=CACHE_TOKENS,
+                typed=loaded.typed,
+            )
         except (AttributeError, ValueError) as error:
-            raise RankerError(f"{folder} cannot be used: {error}") from error
-        budget = batch_tokens or _BATCH_TOKENS[place.type]
-        forward = _forward(model.eval().requires_grad_(False).to(place), encoder, budget, int8=dtype == "int8")
-        workers, threads = _workers(place, workers)
-        engine = Engine(
-            forward,
-            batch_tokens=budget,
-            workers=workers,
-            threads=threads,
-            most_sequences=max(1, budget // TOKENS_PER_SEQUENCE) if place.type == "cuda" else 2**31,
-            max_queue_tokens=max_queue_tokens,
-            observer=observer,
-        )
+            raise RankerError(f"{model_id} cannot be used: {error}") from error
+        budget = tokens_of_a_batch(place, options)
+        model.eval().requires_grad_(False).to(place)
+        try:
+            forward = _forward(loaded, encoder, budget, int8=int8)
+        except ValueError as error:
+            raise RankerError(f"{model_id} loads, but {error}") from error
         return cls(
-            engine,
+            make_engine(forward, place, options, observer),
             encoder,
             model_id=model_id,
-            chunk_overlap=chunk_overlap,
-            precision="int8" if dtype == "int8" else str(floating).removeprefix("torch."),
+            chunk_overlap=options.chunk_overlap,
+            precision=precision_of(options, place),
         )
 
-    def score(self, query: str, documents: Sequence[str]) -> np.ndarray:
-        """Return float32 logits, (documents,)."""
-        return self.score_detailed(query, documents).logits
-
-    def score_pairs(self, pairs: Sequence[tuple[str, str]]) -> np.ndarray:
-        """Return float32 logits, (pairs,), of (query, document) pairs."""
-        encoded = [self.prepare(query, [document]) for query, document in pairs]
-        logits = self.engine.score([pair for item in encoded for pair in item.pairs])
-        return best_of(logits, np.concatenate([item.chunks for item in encoded])) if encoded else logits
-
-    def score_detailed(
+    def rounds(
         self,
         query: str,
         documents: Sequence[str],
         *,
+        instruction: str | None = None,
         max_tokens_per_doc: int | None = None,
         max_chunks_per_doc: int | None = None,
-    ) -> Scored:
-        """Return the logits together with what was read and what was cut."""
-        encoded = self.prepare(query, documents, max_tokens_per_doc=max_tokens_per_doc, max_chunks_per_doc=max_chunks_per_doc)
-        return self.finish(encoded, self.engine.score(encoded.pairs))
-
-    def prepare(
-        self,
-        query: str,
-        documents: Sequence[str],
-        *,
-        max_tokens_per_doc: int | None = None,
-        max_chunks_per_doc: int | None = None,
-    ) -> EncodedDocuments:
-        """Tokenise the documents of one query; by itself, for who submits to the engine."""
-        return self.encoder.encode_documents(
-            query, documents, max_chunks=max_chunks_per_doc, overlap=self.chunk_overlap, max_tokens=max_tokens_per_doc
+        top_n: int | None = None,
+    ) -> Rounds:
+        """Score all documents, whatever ``top_n``; an instruction is not read."""
+        texts, places = distinct(documents)
+        encoded = self.encoder.encode_documents(
+            query, texts, max_chunks=max_chunks_per_doc, overlap=self.chunk_overlap, max_tokens=max_tokens_per_doc
         )
-
-    def finish(self, encoded: EncodedDocuments, logits: np.ndarray) -> Scored:
-        """Give every document the logit of its best piece.
-
-        Args:
-            encoded: what `prepare` returned.
-            logits: float32, (pairs,); of its pairs.
-        """
+        results = yield encoded.pairs
         lengths = np.array([len(pair) for pair in encoded.pairs], dtype=np.int32)
-        return Scored(
-            logits=best_of(logits, encoded.chunks),
-            tokens=np.add.reduceat(lengths, _starts(encoded.chunks)) if len(lengths) else lengths,
+        scored = Scored(
+            logits=best_of(np.array(results, dtype=np.float32), encoded.chunks),
+            tokens=sum_of(lengths, encoded.chunks),
             truncated=encoded.truncated,
             query_truncated=encoded.query_truncated,
             chunks=encoded.chunks,
+            cost=Cost.of(encoded.pairs),
         )
-
-    def close(self) -> None:
-        """Score what is waiting, then let go of the worker threads."""
-        self.engine.close()
+        return scored.spread(places)
 
 
-def best_of(logits: np.ndarray, chunks: np.ndarray) -> np.ndarray:
-    """Return the best logit of each document: float32, (documents,).
-
-    Args:
-        logits: float32, (pairs,); the pieces of all documents, document after document.
-        chunks: (documents,); how many pieces each document has, at least one.
-    """
-    return np.maximum.reduceat(logits, _starts(chunks)) if len(logits) else logits
-
-
-def _starts(chunks: np.ndarray) -> np.ndarray:
-    return np.concatenate([[0], np.cumsum(chunks)[:-1]])
-
-
-def read_settings(folder: Path) -> dict:
+def read_settings(folder: Path) -> dict[str, Any]:
     """Return the model's `reranker.json`, {} for a model that was not trained here."""
     file = folder / SETTINGS_FILE
-    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    settings: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    return settings
 
 
-def position_limit(model: PreTrainedModel) -> int:
-    """Return the longest input the model has positions for."""
-    positions = getattr(model.config, "max_position_embeddings", None)
-    return 2**31 if positions is None else positions - first_position(model)
-
-
-def first_position(model: PreTrainedModel) -> int:
-    """Return the place of a sequence's first token: RoBERTa and its kin count from behind the padding index."""
-    embeddings = getattr(getattr(model, model.base_model_prefix, None), "embeddings", None)
-    padding = getattr(getattr(embeddings, "position_embeddings", None), "padding_idx", None)
-    return 0 if padding is None else padding + 1
-
-
-def _forward(model: PreTrainedModel, encoder: PairEncoder, budget: int, *, int8: bool) -> Forward:
-    packed = make_encoder(model, int8=int8)
-    if packed is not None:
-        # PyTorch's variable-length attention, which a graph needs, takes half precision only.
-        if packed.device.type == "cuda" and model.dtype in (torch.bfloat16, torch.float16):
-            return GraphForward(packed, budget=budget, longest=encoder.max_length, typed=encoder.typed)
-        return PackedForward(packed)
+def _forward(loaded: Loaded, encoder: PairEncoder, budget: int, *, int8: bool) -> Forward:
+    model = loaded.model
+    if model.config.model_type in ENCODERS and not isinstance(model, ModularClassifier):
+        head = logit_head(model)
+        packed = make_encoder(model, reads=head.reads, int8=int8)
+        if recordable(packed):
+            recorder = CudaRecorder(packed.device)
+            return GraphForward(packed, head, budget=budget, longest=encoder.max_length, typed=encoder.typed, recorder=recorder)
+        return PackedForward(packed, head)
     if int8:
         raise RankerError(f"dtype int8 is not there for models of type {model.config.model_type}: use fp32.")
-    return PaddedForward(model, encoder.pad, budget)
+    forward = PaddedForward(model, budget, padding_id=loaded.padding_id)
+    return forward if _ignores_neighbours(forward, encoder) else PaddedForward(model, budget, padding_id=None)
 
 
-def _place(device: str, dtype: Dtype) -> torch.device:
-    place = torch.device(("cuda" if torch.cuda.is_available() and dtype != "int8" else "cpu") if device == "auto" else device)
-    if dtype == "int8" and place.type != "cpu":
-        raise RankerError("dtype int8 is for CPUs: use bf16 or fp16 on a GPU.")
-    if place.type == "cuda" and not torch.cuda.is_available():
-        raise RankerError("device is cuda, but PyTorch sees no GPU: use cpu, or install a CUDA build of PyTorch.")
-    if dtype == "int8":
-        try:
-            check_int8()
-        except (RuntimeError, AttributeError) as error:
-            raise RankerError(f"dtype int8 does not work on this machine ({error}): use fp32.") from error
-    return place
+def _ignores_neighbours(forward: PaddedForward, encoder: PairEncoder) -> bool:
+    """Return whether a pair's logit does not depend on its neighbours, as it does where padding shows.
 
-
-def _workers(place: torch.device, workers: int | None) -> tuple[int, int]:
-    """Return how many workers score, and how many threads each may use."""
-    if place.type == "cuda":
-        return workers or 1, 1
-    cores = usable_cores()
-    workers = workers or min(cores, _MOST_WORKERS)
-    return workers, max(1, cores // workers)
-
-
-def _dtype(name: Dtype, place: torch.device) -> torch.dtype:
-    if name != "auto":
-        return _DTYPES[name]
-    if place.type == "cpu":
-        return torch.float32
-    # Compute capability 8 (Ampere) is the first with bf16 in hardware; PyTorch emulates it below.
-    return torch.bfloat16 if torch.cuda.get_device_capability(place)[0] >= 8 else torch.float16
+    Raises:
+        ValueError: the model cannot score.
+    """
+    pairs, _ = encoder.encode(*_PROBE)
+    try:
+        alone = np.concatenate([forward([pair])[0] for pair in pairs])
+        if not np.isfinite(alone).all():
+            raise ValueError("scores a pair of short texts with NaN or infinity")
+        bound = _NEIGHBOUR_BOUND if forward.model.dtype == torch.float32 else _NEIGHBOUR_BOUND_OF_HALF
+        return forward.padding_id is None or bool(np.abs(forward(pairs)[0] - alone).max() <= bound)
+    except (RuntimeError, ValueError, TypeError, IndexError, AttributeError) as error:
+        raise ValueError(f"cannot score a pair: {' '.join(str(error).split())[:300]}") from error

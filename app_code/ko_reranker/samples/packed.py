@@ -14,7 +14,9 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-MINI = Path(__file__).parent / "mini"  # the Korean reranker in the box
+from ko_reranker.data.jsonl import write_json
+
+MINI = Path(__file__).parent / "mini"  # the mini reranker
 WEIGHTS = "model.int8.safetensors"
 _SCALE = ".scale"
 _COMPRESSED = "tokenizer.json"
@@ -73,4 +75,4 @@ def unpack(packed: Path, target: Path) -> None:
         if (packed / name).is_file():
             (target / name).write_bytes((packed / name).read_bytes())
     config = json.loads((target / "config.json").read_text(encoding="utf-8")) | {"dtype": "float32"}
-    (target / "config.json").write_text(json.dumps(config, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+    write_json(target / "config.json", config)

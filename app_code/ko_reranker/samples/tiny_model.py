@@ -23,8 +23,10 @@ import math
 from pathlib import Path
 
 import torch
+from safetensors.torch import save_model
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast, XLMRobertaConfig, XLMRobertaForSequenceClassification
+from transformers.models.xlm_roberta.modeling_xlm_roberta import XLMRobertaLayer, XLMRobertaSelfAttention
 
 from ko_reranker.samples.paths import TOKENIZER
 
@@ -46,7 +48,12 @@ def build(directory: Path, seed: int = 0) -> Path:
     """Write the untrained model and its tokenizer to a folder, and return the folder."""
     tokenizer = load_tokenizer()
     tokenizer.save_pretrained(directory)
-    build_model(len(tokenizer), seed).save_pretrained(directory)
+    model = build_model(len(tokenizer), seed)
+    model.config.architectures, model.config.dtype = [type(model).__name__], "float32"
+    model.config.save_pretrained(directory)
+    # Not the model's own `save_pretrained`: among the workers of a run only the first one's writes weights, and each host needs
+    # the model.
+    save_model(model, str(directory / "model.safetensors"), metadata={"format": "pt"})
     return directory
 
 
@@ -70,7 +77,7 @@ def load_tokenizer() -> PreTrainedTokenizerFast:
 
 def build_model(vocabulary: int, seed: int) -> XLMRobertaForSequenceClassification:
     """Return the model with its seeded start."""
-    config = XLMRobertaConfig(
+    config = XLMRobertaConfig(  # type: ignore[call-arg]  # of num_labels, which all configurations take
         vocab_size=vocabulary,
         hidden_size=HIDDEN,
         num_hidden_layers=2,
@@ -107,18 +114,21 @@ def _wire_embeddings(model: XLMRobertaForSequenceClassification) -> None:
 
 
 def _wire_first_layer(model: XLMRobertaForSequenceClassification) -> None:
-    attention = model.roberta.encoder.layer[0].attention
+    layer = model.roberta.encoder.layer[0]
+    assert isinstance(layer, XLMRobertaLayer)  # noqa: S101 - what the model is made of
+    attention, dense = layer.attention.self, layer.attention.output.dense
+    assert isinstance(attention, XLMRobertaSelfAttention)  # noqa: S101
     heads = model.config.num_attention_heads
     projection = torch.linalg.qr(torch.randn(HIDDEN, HIDDEN))[0] * math.sqrt(SHARPNESS)
     projection[:, [MEAN_PLACE, PLACE]] = 0
-    attention.self.query.weight.copy_(projection)
-    attention.self.key.weight.copy_(projection)
-    attention.self.value.weight.normal_(std=0.02)
-    attention.output.dense.weight.normal_(std=0.02)
+    attention.query.weight.copy_(projection)
+    attention.key.weight.copy_(projection)
+    attention.value.weight.normal_(std=0.02)
+    dense.weight.normal_(std=0.02)
     for first in range(0, HIDDEN, HIDDEN // heads):  # one channel of each head carries the place
-        attention.self.value.weight[first] = 0
-        attention.self.value.weight[first, PLACE] = 1
-        attention.output.dense.weight[MEAN_PLACE, first] = 1 / heads
+        attention.value.weight[first] = 0
+        attention.value.weight[first, PLACE] = 1
+        dense.weight[MEAN_PLACE, first] = 1 / heads
 
 
 if __name__ == "__main__":

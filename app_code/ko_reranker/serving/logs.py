@@ -12,9 +12,9 @@ from types import TracebackType
 LOGGER = logging.getLogger("ko_reranker.serving")
 
 
-def log(event: str, **fields: object) -> None:
+def log(event: str, level: int = logging.INFO, **fields: object) -> None:
     """Write one line with the given fields."""
-    LOGGER.info(event, extra={"fields": fields})
+    LOGGER.log(level, event, extra={"fields": fields})
 
 
 def log_defect(event: str, error: BaseException, **fields: object) -> None:
@@ -30,6 +30,11 @@ def configure_logging(level: int = logging.INFO) -> None:
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)
     logging.getLogger("ko_reranker").setLevel(level)
+
+
+def set_level(name: str) -> None:
+    """Write lines of this level and above: ``info``, ``warning`` or ``error``."""
+    logging.getLogger("ko_reranker").setLevel(name.upper())
 
 
 class JsonLines(logging.Formatter):

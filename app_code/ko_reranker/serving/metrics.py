@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.exposition import choose_encoder
+from prometheus_client.registry import Collector
 
 from .. import __version__
 from ..protocol import ServiceFacts
+
+if TYPE_CHECKING:
+    from prometheus_client.core import Metric
+
+    from ..rankers.vectors import VectorCache
 
 PHASES = ("parse", "tokenise", "queue", "compute", "render", "total")
 
@@ -21,7 +28,7 @@ _COUNTED = {
     "documents": "Documents of answered requests.",
     "tokens": "Tokens that the model read for them, the query's included.",
     "truncated": "Documents whose end was not read; its rate over that of documents is the truncated share.",
-    "chunked": "Documents that were read in several pieces.",
+    "chunked": "Documents that were read in several chunks.",
     "blank": "Documents without any text, which the model never sees.",
 }
 
@@ -75,6 +82,8 @@ class Metrics:
         )
         self._waiting_tokens = Gauge("ko_reranker_waiting_tokens", "Tokens that are still to be computed.", registry=registry)
         self._model = Info("ko_reranker_model", "What is served.", registry=registry)
+        self._vectors = _Vectors()
+        registry.register(self._vectors)
         # Memory, CPU time and open files of this process; Linux only, elsewhere it shows nothing.
         ProcessCollector(registry=registry)
         for phase in PHASES:
@@ -88,12 +97,16 @@ class Metrics:
         """Read the present state whenever somebody asks for the metrics.
 
         Args:
-            in_progress: how many rerank requests are in the house.
+            in_progress: how many rerank requests are read, waiting or scored now.
             waiting: how many of them, and how many tokens, the engine has yet to score.
         """
         self._in_progress.set_function(in_progress)
         self._waiting_requests.set_function(lambda: waiting()[0])
         self._waiting_tokens.set_function(lambda: waiting()[1])
+
+    def watch_vectors(self, cache: VectorCache) -> None:
+        """Read the state of the documents' vectors that are kept whenever somebody asks for the metrics."""
+        self._vectors.cache = cache
 
     def answered(self, seconds: Mapping[str, float], facts: Mapping[str, Any]) -> None:
         """Count an answered rerank request.
@@ -127,3 +140,18 @@ class Metrics:
         """Return the exposition and its content type, for a scraper that accepts this."""
         encode, content_type = choose_encoder(accept)
         return encode(self.registry), content_type
+
+
+class _Vectors(Collector):
+    """Shows how a cache of documents' vectors does, zeros where there is none."""
+
+    cache: VectorCache | None = None
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield what the cache counts."""
+        cache = self.cache
+        hits, misses, held = (cache.hits, cache.misses, cache.held) if cache else (0, 0, 0)
+        name = "ko_reranker_vector_cache"
+        yield CounterMetricFamily(f"{name}_hits", "Documents, or chunks of them, whose vectors were kept.", hits)
+        yield CounterMetricFamily(f"{name}_misses", "Documents, or chunks of them, whose vectors were computed.", misses)
+        yield GaugeMetricFamily(f"{name}_bytes", "Bytes that the kept vectors take.", held)

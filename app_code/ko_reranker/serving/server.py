@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import functools
+import logging
 import signal
 import socket
 import sys
@@ -10,11 +12,11 @@ from types import FrameType
 
 import uvicorn
 from starlette.applications import Starlette
+from uvicorn.config import STARTUP_FAILURE
 
+from .connections import IDLE_SECONDS, Connection, Door, Patience, Waiting, allow_files
+from .logs import log
 from .options import ServingOptions
-
-# Load balancers and the SageMaker front keep connections for a minute: the side that closes first loses requests.
-_KEEP_ALIVE_SECONDS = 75
 
 
 class CannotListen(OSError):
@@ -49,24 +51,66 @@ def leave_on_signals() -> None:
         signal.signal(number, _leave)
 
 
+class Server(uvicorn.Server):
+    """uvicorn's server with a door and connections of ours.
+
+    Args:
+        app: what answers.
+        options: limits.
+    """
+
+    def __init__(self, app: Starlette, options: ServingOptions) -> None:
+        self.options = options
+        # Pinned: with other parsers, which uvicorn takes where they can be imported, a request that asks for HTTP/2 as Java's
+        # client does loses its body.
+        config = uvicorn.Config(
+            app,
+            http="h11",
+            loop="asyncio",
+            ws="none",
+            lifespan="on",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            timeout_keep_alive=IDLE_SECONDS,
+            timeout_graceful_shutdown=options.drain_seconds,
+        )
+        super().__init__(config)
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start the app, then let in whoever comes."""
+        await self.lifespan.startup()
+        if self.lifespan.should_exit:
+            sys.exit(STARTUP_FAILURE)
+        places = allow_files(self.options.max_connections)
+        if places < self.options.max_connections:
+            log("few files", logging.WARNING, connections=places, advice="raise the limit of open files (ulimit -n)")
+        waiting = Waiting()
+        connection = functools.partial(
+            Connection,
+            self.config,
+            self.server_state,
+            self.lifespan.state,
+            patience=Patience.of(self.options.request_timeout_seconds),
+            waiting=waiting,
+        )
+        assert sockets is not None  # noqa: S101 - `run` gives them
+        (listener,) = sockets
+        taken = self.server_state.connections.__len__
+        door = Door(listener, connection, waiting=waiting, taken=taken, places=places, tls=self.options.tls)
+        door.open()
+        self.servers = [door]  # type: ignore[list-item]  # it has what uvicorn asks of a server
+        self.started = True
+
+
 def run(app: Starlette, listener: socket.socket, options: ServingOptions) -> bool:
     """Serve until told to stop; requests in flight are answered first.
 
     Returns:
         Whether the app started: a model that fails to warm up never does.
     """
-    config = uvicorn.Config(
-        app,
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        proxy_headers=False,
-        ws="none",
-        lifespan="on",
-        timeout_keep_alive=_KEEP_ALIVE_SECONDS,
-        timeout_graceful_shutdown=options.drain_seconds,
-    )
-    server = uvicorn.Server(config)
+    server = Server(app, options)
     try:
         server.run(sockets=[listener])
     except SystemExit:

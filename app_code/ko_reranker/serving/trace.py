@@ -15,12 +15,13 @@ class Trace:
         request_id: what the request is called in the logs.
 
     Attributes:
+        arrived: when it came, on the clock of `time.monotonic`.
         facts: for the log line.
         seconds: how long each phase took; with ``total`` once it is asked for.
     """
 
     def __init__(self, request_id: str) -> None:
-        self._started = time.perf_counter()
+        self._started, self.arrived = time.perf_counter(), time.monotonic()
         self.request_id = request_id
         self.facts: dict[str, Any] = {"request_id": request_id}
         self.seconds: dict[str, float] = {}

@@ -1,4 +1,4 @@
-"""Where a long document is cut into overlapping pieces; the best piece's score is the document's.
+"""Where a long document is cut into overlapping chunks; the best chunk's score is the document's.
 
 Positions count tokens of the document alone, so the caller owns the tokenizer and nothing here depends on a model.
 """
@@ -16,17 +16,17 @@ def spans(
     *,
     max_tokens: int | None = None,
 ) -> list[Span]:
-    """Return the pieces of a document as half-open ranges of its tokens, in order.
+    """Return the chunks of a document as half-open ranges of its tokens, in order.
 
-    A document that fits is one piece. Else every piece has ``window`` tokens: the last one is moved back to end where the
+    A document that fits is one chunk. Else every chunk has ``window`` tokens: the last one is moved back to end where the
     document ends, so that no short rest is scored without its context.
 
     Args:
         length: tokens of the document.
         window: tokens that fit into the model beside the query, at least 1.
-        overlap: tokens that neighbours share, so that what one piece's end cuts apart is whole in the next. Counted as at
-            most half of the window: no token is read more than twice, the last piece aside.
-        max_chunks: at most this many pieces, from the document's start on; None for as many as it takes.
+        overlap: tokens that neighbours share, so that what one chunk's end cuts apart is whole in the next. Counted as at
+            most half of the window: no token is read more than twice, the last chunk aside.
+        max_chunks: at most this many chunks, from the document's start on; None for as many as it takes.
         max_tokens: what comes after this many tokens of the document is not read; None for all.
 
     Returns:

@@ -10,28 +10,28 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Sequence
 
-from ko_reranker.data.translation.texts import MAX_REQUEST_BYTES, Unit
+from ko_reranker.data.translation.texts import MAX_REQUEST_BYTES, Segment
 
 # DynamoDB writes at most 100 items in one transaction, and a pack is claimed and stored in one.
-MAX_UNITS = 100
+MAX_SEGMENTS = 100
 _NUMBER = re.compile(r"\d{2,}")
 
-Pack = tuple[Unit, ...]
+Pack = tuple[Segment, ...]
 
 
-def packs(units: Iterable[Unit], limit: int = MAX_REQUEST_BYTES, most: int = MAX_UNITS) -> Iterator[Pack]:
-    """Group units into requests, in their order; a unit that can't share a request has one of its own."""
-    current: list[Unit] = []
+def packs(segments: Iterable[Segment], limit: int = MAX_REQUEST_BYTES, most: int = MAX_SEGMENTS) -> Iterator[Pack]:
+    """Group segments into requests, in their order; a segment that can't share a request has one of its own."""
+    current: list[Segment] = []
     size = 0
-    for unit in units:
-        if not is_packable(unit.text):
-            yield (unit,)
+    for segment in segments:
+        if not is_packable(segment.text):
+            yield (segment,)
             continue
-        added = unit.size + (1 if current else 0)
+        added = segment.size + (1 if current else 0)
         if current and (size + added > limit or len(current) == most):
             yield tuple(current)
-            current, size, added = [], 0, unit.size
-        current.append(unit)
+            current, size, added = [], 0, segment.size
+        current.append(segment)
         size += added
     if current:
         yield tuple(current)

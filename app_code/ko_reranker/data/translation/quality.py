@@ -1,54 +1,89 @@
-"""What is accepted as a translation.
-
-The bounds are set by 33,589 English-Korean pairs of published documentation (Microsoft's C++ pages, LibreOffice's help), of
-which they refuse fewer than one in a thousand, most of those with reason: paragraphs that were never translated.
-"""
+"""What is accepted as a translation; the bounds are those of the language that it is in."""
 
 from __future__ import annotations
 
-from ko_reranker.data.translation.language import letters, script_share
+import re
+from collections import Counter
 
-# Letters from which on the share of the target's script counts, and the least share from there on.
-_LEAST_SHARES = ((400, 0.15), (150, 0.10), (60, 0.05), (20, 0.02))
-# Characters of the source from which on lengths are compared, and the least and the largest ratio from there on.
-_LENGTH_RATIOS = ((150, 0.12, 2.5), (20, 0.06, 5.0))
+from ko_reranker.languages import Language, count_letters
+from ko_reranker.text import identity, is_blank
+
+# Markup that keeps a term from being translated; it is the service's own business and no part of a text.
+_MARKER = re.compile(r"(?i)(?<![a-z])_*dnt(?![a-z])|notranslate|translate\s*=\s*[\"']?no\b")
+_LINK = re.compile(r"\]\(([^()\s]+)")
+_LOCALE = re.compile(r"(?i)/[a-z]{2}-[a-z]{2}/")
+_THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
+_NUMBER = re.compile(r"\d+")
+_SQL = re.compile(r"(SELECT|INSERT|UPDATE|DELETE|CREATE|ALTER|DROP|WITH|GRANT|TRUNCATE|MERGE)\s+\S")
+_MARKS = set("{}()[];=<>_/\\|&*$#@\"'`+:~^-")
+_SHARE_OF_MARKS = 0.12
+_LONGEST_NAME = 6
 
 
-def problem(source: str, translation: str, target_language: str) -> str | None:
+def problem(source: str, translation: str, target: Language) -> str | None:
     """Return why a translation is not to be trained on, or None for one that is.
 
     Args:
         source: the text.
         translation: what came back.
-        target_language: Amazon Translate's code.
+        target: the language that it is to be in.
     """
-    if not translation.strip():
+    if is_blank(translation):
         return "came back empty"
     if _same(source, translation):
         return None if is_name(source) else "came back as it was"
-    share = script_share(translation, target_language)
-    if share is not None:
-        count = letters(translation)
-        least = next((least for size, least in _LEAST_SHARES if count >= size), 0.0)
-        # A name that comes back with its case or its spaces changed is none the worse.
-        if (share == 0.0 and not is_name(source)) or share < least:
-            return f"came back with {share:.0%} of its {count} letters in the script of {target_language}"
-    ratio = len(translation) / len(source)
-    for size, low, high in _LENGTH_RATIOS:
-        if len(source) >= size:
-            if not low <= ratio <= high:
-                return f"came back {ratio:.2g} times as long as its source"
-            break
+    share, letters = target.share(translation), count_letters(translation)
+    # A name that comes back with its case or its spaces changed is none the worse.
+    if (share == 0.0 and not is_name(source)) or share < target.least_share(letters):
+        return f"came back with {share:.0%} of its {letters} letters in the script of {target.code}"
+    if broken := _broken(source, translation, target):
+        return broken
+    ratio, bounds = len(translation) / len(source), target.length_ratio(len(source))
+    if bounds and not bounds[0] <= ratio <= bounds[1]:
+        return f"came back {ratio:.2g} times as long as its source"
     return None
 
 
 def is_name(text: str) -> bool:
-    """Tell whether a text is a name or a piece of code (``HDMI``, ``errno_t``), which is its own translation."""
+    """Tell whether a text is its own translation: a name or code (``HDMI``, ``Visual Studio 2022``, a line of SQL)."""
     text = text.strip()
-    if not text or any(char.isspace() for char in text):
-        return False
-    return any(char.isupper() for char in text[1:]) or not text.isalpha()
+    words = text.split()
+    if len(words) == 1:
+        return any(char.isupper() for char in text[1:]) or not text.isalpha()
+    return bool(words) and (_is_product(words) or _is_code(text))
+
+
+def _is_product(words: list[str]) -> bool:
+    """Tell whether words are a name with a version or an acronym; a heading's capitals alone are no sign of one."""
+    named = all(word[0].isupper() or word[0].isdigit() or not word[0].isalnum() for word in words)
+    return named and len(words) <= _LONGEST_NAME and any(any(c.isdigit() or c.isupper() for c in word[1:]) for word in words)
+
+
+def _is_code(text: str) -> bool:
+    marks = sum(char in _MARKS for char in text)
+    return _SQL.match(text) is not None or marks >= _SHARE_OF_MARKS * len(text)
+
+
+def _broken(source: str, translation: str, target: Language) -> str | None:
+    """Return what of a text that must come through a translation as it is did not: links, numbers; or what leaked into it."""
+    if _MARKER.search(translation) and not _MARKER.search(source):
+        return "came back with a marker of the service's own in it"
+    if _links(source) != _links(translation):
+        return "came back with other links"
+    before, after = _numbers(source), _numbers(translation)
+    if before - after and after - before and not target.other_units.search(source):
+        return "came back with other numbers"
+    return None
+
+
+def _links(text: str) -> Counter[str]:
+    # A page in another language is the same page.
+    return Counter(_LOCALE.sub("/", target).casefold() for target in _LINK.findall(text))
+
+
+def _numbers(text: str) -> Counter[str]:
+    return Counter(number.lstrip("0") for number in _NUMBER.findall(_THOUSANDS.sub("", text)))
 
 
 def _same(one: str, other: str) -> bool:
-    return " ".join(one.split()).casefold() == " ".join(other.split()).casefold()
+    return identity(one) == identity(other)

@@ -10,7 +10,7 @@ _SENTENCE_END = re.compile(r"""[.!?…。！？][)\]"'”’»」』]*\s+|[。�
 _SPACE = re.compile(r"\s+")
 # What holds two characters together, besides combining marks.
 _JOINERS = frozenset("\u200d\ufe0e\ufe0f")
-# A place this early in what fits is no place to cut: the pieces would come out tiny.
+# What ends this early in what fits is no place to cut: the parts would come out tiny.
 _EARLIEST = 0.3
 # The longest run of combining marks that is kept whole.
 _LONGEST_CLUSTER = 32

@@ -1,13 +1,13 @@
-"""Which texts are translated, under which settings, and in which pieces."""
+"""Which texts are translated, under which settings, and in which parts."""
 
 from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
-from ko_reranker.data.translation.language import has_letters, is_in_language
 from ko_reranker.data.translation.sentences import split_text
+from ko_reranker.languages import Language, find, has_letters
 
 # TranslateText's limit on the text of one request.
 MAX_REQUEST_BYTES = 10_000
@@ -21,7 +21,7 @@ class TranslationSettings:
 
     Attributes:
         source_language: Amazon Translate's code of the language to translate from, never ``auto`` (it bills a second service).
-        target_language: its code of the language to translate to.
+        target_language: its code of the language to translate to, one of `ko_reranker.languages`.
         formality: FORMAL, INFORMAL or None for the service's own choice.
         terminology: the name of a custom terminology, or None.
     """
@@ -31,15 +31,14 @@ class TranslationSettings:
     formality: str | None = None
     terminology: str | None = None
 
-    @classmethod
-    def of(cls, request: dict[str, Any]) -> TranslationSettings:
-        """Take them from a resolved request."""
-        return cls(
-            request["source_language"],
-            request["target_language"],
-            request.get("formality"),
-            request.get("terminology"),
-        )
+    @property
+    def target(self) -> Language:
+        """The language to translate to.
+
+        Raises:
+            UnknownLanguageError: nothing is known of it.
+        """
+        return find(self.target_language)
 
     def key(self, text: str) -> str:
         """Return the memory's key of a text under these settings (hexadecimal SHA-256); white space around it is no matter."""
@@ -50,12 +49,12 @@ class TranslationSettings:
         """Say what becomes of a text: it is translated, or stays as it is because there is nothing to translate."""
         if not has_letters(text):
             return "no_letters"
-        return "target_language" if is_in_language(text, self.target_language) else "translate"
+        return "target_language" if self.target.owns(text) else "translate"
 
 
 @dataclass(frozen=True, slots=True)
-class Unit:
-    """A piece of text that the memory knows under its own key and that fits into one request.
+class Segment:
+    """What is translated: a text or a part of a long one, which fits into a request and has a key of its own in the memory.
 
     Attributes:
         key: the memory's key.
@@ -72,40 +71,40 @@ class Unit:
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class Part:
     """A part of a text, with what must come back around it.
 
     Attributes:
         before: white space before the part.
-        unit: what to translate, or None for a part that stays as it is.
+        segment: what to translate, or None for a part that stays as it is.
         text: the part itself.
         after: white space after the part.
     """
 
     before: str
-    unit: Unit | None
+    segment: Segment | None
     text: str
     after: str
 
 
-def pieces_of(text: str, settings: TranslationSettings, limit: int = MAX_REQUEST_BYTES) -> list[Piece]:
-    """Cut a text into pieces of at most ``limit`` bytes, at sentence ends; most texts are one piece.
+def parts_of(text: str, settings: TranslationSettings, limit: int = MAX_REQUEST_BYTES) -> list[Part]:
+    """Cut a text into parts of at most ``limit`` bytes, at sentence ends; most texts are one part.
 
-    A long text's pieces are units of their own in the memory: whoever is stopped half-way through a long text has paid
-    for the pieces that came back, and keeps them.
+    A long text's parts are segments of their own in the memory: whoever is stopped half-way through a long text has paid
+    for the parts that came back, and keeps them.
     """
-    return [_piece(part, settings) for part in split_text(text.strip(), limit)]
+    return [_part(cut, settings) for cut in split_text(text.strip(), limit)]
 
 
-def assemble(pieces: list[Piece], translations: dict[str, str]) -> str:
-    """Put a text together again from its pieces and the translations of their units, by key."""
+def assemble(parts: list[Part], translations: dict[str, str]) -> str:
+    """Put a text together again from its parts and the translations of their segments, by key."""
     return "".join(
-        piece.before + (piece.text if piece.unit is None else translations[piece.unit.key]) + piece.after for piece in pieces
+        part.before + (part.text if part.segment is None else translations[part.segment.key]) + part.after for part in parts
     )
 
 
-def _piece(part: str, settings: TranslationSettings) -> Piece:
-    text = part.strip()
-    start = part.index(text) if text else 0
-    unit = Unit(settings.key(text), text) if settings.treatment(text) == "translate" else None
-    return Piece(part[:start], unit, text, part[start + len(text) :])
+def _part(cut: str, settings: TranslationSettings) -> Part:
+    text = cut.strip()
+    start = cut.index(text) if text else 0
+    segment = Segment(settings.key(text), text) if settings.treatment(text) == "translate" else None
+    return Part(cut[:start], segment, text, cut[start + len(text) :])

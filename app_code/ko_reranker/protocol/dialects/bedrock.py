@@ -6,20 +6,32 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..canonical import Document, RerankRequest, RerankResult
-from ..documents import read_document
+from ..documents import Rendering, read_document
 from ..errors import invalid
 from ..fields import kind, read_count, read_object, read_query, read_scoring
 from ..ranking import ranked, scores
+from ..schemas import (
+    ASKED,
+    INDEX,
+    PROBABILITY,
+    SCORING,
+    TEXT,
+    TOLD,
+    WITH_TEXT,
+    Schema,
+    absent,
+    array,
+    obj,
+    optional,
+    ref,
+    with_content,
+)
+from .dialect import Dialect, Example
 
 NAME = "bedrock"
-LISTS = ("sources",)
 
 _INLINE = "inlineDocumentSource"
 _CONFIGURATION, _MODEL = "rerankingConfiguration", "bedrockRerankingConfiguration"
-
-
-def matches(body: Mapping[str, Any]) -> bool:
-    return "sources" in body
 
 
 def parse(body: Mapping[str, Any], path: str) -> RerankRequest:
@@ -52,19 +64,80 @@ def _documents(sources: Any) -> tuple[Document, ...]:
         raise invalid("sources", f"must be a list, is {kind(sources)}")
     if not sources:
         raise invalid("sources", "is empty, there is nothing to rank")
-    return tuple(_document(source, f"sources[{index}]") for index, source in enumerate(sources))
+    rendering = Rendering()
+    return tuple(_document(source, f"sources[{index}]", rendering) for index, source in enumerate(sources))
 
 
-def _document(source: Any, where: str) -> Document:
+def _document(source: Any, where: str, rendering: Rendering) -> Document:
     if not isinstance(source, dict) or source.get(_INLINE) is None:
-        return read_document(source, where)
+        return read_document(source, where, rendering=rendering)
     inline, where = read_object(source, _INLINE, f"{where}.{_INLINE}"), f"{where}.{_INLINE}"
     for form in ("textDocument", "jsonDocument"):
         if inline.get(form) is not None:
-            return read_document(inline[form], f"{where}.{form}")
+            return read_document(inline[form], f"{where}.{form}", rendering=rendering)
     raise invalid(where, "has neither textDocument nor jsonDocument")
 
 
 def _number_of_results(body: Mapping[str, Any]) -> int | None:
     configuration = read_object(body, _CONFIGURATION, _CONFIGURATION)
     return read_count(read_object(configuration, _MODEL, f"{_CONFIGURATION}.{_MODEL}"), "numberOfResults")
+
+
+def schemas(max_documents: int) -> dict[str, Schema]:
+    configuration = {_MODEL: optional(obj([], {"numberOfResults": ref("Count")}))}
+    fields = {
+        "queries": {"anyOf": [ref("SourceQuery"), array(ref("SourceQuery"), minItems=1, maxItems=1)]},
+        "sources": array(ref("Source"), minItems=1, maxItems=max_documents),
+        _CONFIGURATION: optional(obj([], configuration)),
+        **SCORING,
+    }
+    inline = [
+        obj(["textDocument"], {"textDocument": ref("Document")}),
+        obj(["jsonDocument"], {"jsonDocument": ref("Document"), **absent("textDocument")}),
+    ]
+    source = [
+        obj([_INLINE], {_INLINE: {"anyOf": inline}}),
+        TEXT,
+        obj(["text"], {**WITH_TEXT, **absent(_INLINE)}),
+        obj([], {**with_content(), **absent(_INLINE)}),
+    ]
+    query = [
+        ref("Text"),
+        obj(["textQuery"], {"textQuery": ref("Query")}),
+        obj(["text"], {"text": ref("Text"), **absent("textQuery")}),
+    ]
+    return {
+        "Sources": obj(["queries", "sources"], fields, title="Amazon Bedrock"),
+        "SourceQuery": {"anyOf": query},
+        "Source": {"description": "As Amazon Bedrock writes it, or a document as elsewhere.", "anyOf": source},
+    }
+
+
+def answers() -> list[Schema]:
+    result = obj(["index", "relevanceScore"], {"index": INDEX, "relevanceScore": PROBABILITY})
+    return [obj(["results"], {"results": array(result)}, title="Amazon Bedrock")]
+
+
+DIALECT = Dialect(
+    name=NAME,
+    tells=("sources",),
+    lists=("sources",),
+    parse=parse,
+    render=render,
+    clients="Bedrock",
+    fields="`queries`, `sources`",
+    answered="`results`",
+    examples=(
+        Example(
+            "bedrock",
+            "Amazon Bedrock",
+            {
+                "queries": [{"type": "TEXT", "textQuery": {"text": ASKED}}],
+                "sources": [{_INLINE: {"type": "TEXT", "textDocument": {"text": text}}} for text in TOLD],
+                _CONFIGURATION: {_MODEL: {"numberOfResults": 1}},
+            },
+        ),
+    ),
+    schemas=schemas,
+    answers=answers,
+)

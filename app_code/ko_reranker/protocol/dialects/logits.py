@@ -6,7 +6,10 @@ itself, so that a request may be split over several invocations and merged. Both
     encode_request -> {"format":"logits","query":…,"documents":[…]}      one query for all documents, or
                       {"format":"logits","queries":[…],"documents":[…]}  one for each; with scoring options where set
     render         -> {"logits":[…],"tokens":[…],"truncated":[…],"model":…,"max_length":…,
-                       "query_truncated":…,"chunks":[…] where documents were cut into pieces}
+                       "query_truncated":…,"chunks":[…] where documents were cut into chunks,
+                       "unrepaired":[…] where texts kept their escapes,
+                       "raw":[…] and "raw_scale":… where those are not the logits,
+                       "absolute":false where they are places, "instructed":true where instructions are read}
     decode_answer  -> RerankResult
 """
 
@@ -16,13 +19,13 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from ..canonical import Document, RerankRequest, RerankResult
+from ..canonical import QUERY, Document, RerankRequest, RerankResult
 from ..errors import invalid
-from ..fields import kind, read_query, read_scoring
+from ..fields import kind, read_count, read_query, read_scoring
 from ..wire import clean
+from .dialect import Dialect
 
 NAME = "logits"
-LISTS = ("documents", "queries")
 
 
 class UnreadableAnswer(ValueError):
@@ -51,6 +54,11 @@ def decode_answer(answer: Any, request: RerankRequest) -> RerankResult:
             max_length=answer.get("max_length"),
             query_truncated=bool(answer.get("query_truncated")),
             chunks=tuple(int(count) for count in answer.get("chunks") or ()),
+            unrepaired=tuple(int(index) for index in answer.get("unrepaired") or ()),
+            absolute=answer.get("absolute") is not False,
+            instructed=answer.get("instructed") is True,
+            raw=tuple(float(value) for value in answer.get("raw") or ()),
+            raw_scale=str(answer.get("raw_scale", "logit")),
         )
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UnreadableAnswer(f"not a logits answer: {type(error).__name__}") from None
@@ -58,7 +66,11 @@ def decode_answer(answer: Any, request: RerankRequest) -> RerankResult:
         raise UnreadableAnswer(f"{len(result.logits)} logits for {len(request.documents)} documents")
     if len(result.chunks) not in {0, len(request.documents)}:
         raise UnreadableAnswer(f"{len(result.chunks)} counts of chunks for {len(request.documents)} documents")
-    if not all(map(math.isfinite, result.logits)):
+    if not all(QUERY <= index < len(request.documents) for index in result.unrepaired):
+        raise UnreadableAnswer("it names documents that there are not")
+    if len(result.raw) not in {0, len(request.documents)}:
+        raise UnreadableAnswer(f"{len(result.raw)} raw scores for {len(request.documents)} documents")
+    if not all(map(math.isfinite, (*result.logits, *result.raw))):
         raise UnreadableAnswer("a logit is not finite")
     return result
 
@@ -76,6 +88,7 @@ def parse(body: Mapping[str, Any], path: str) -> RerankRequest:
         dialect=NAME,
         queries=_queries(body, len(texts)),
         documents=tuple(Document(clean(text), text) for text in texts),
+        top_n=read_count(body, "top_n"),
         **read_scoring(body),
     )
 
@@ -89,6 +102,10 @@ def render(request: RerankRequest, result: RerankResult) -> dict[str, Any]:
         "max_length": result.max_length,
         "query_truncated": result.query_truncated,
         **({"chunks": list(result.chunks)} if result.chunks else {}),
+        **({"unrepaired": list(result.unrepaired)} if result.unrepaired else {}),
+        **({"raw": list(result.raw), "raw_scale": result.raw_scale} if result.raw else {}),
+        **({} if result.absolute else {"absolute": False}),
+        **({"instructed": True} if result.instructed else {}),
     }
 
 
@@ -106,3 +123,6 @@ def _list(body: Mapping[str, Any], name: str) -> list[Any]:
     if not isinstance(value, list) or not value:
         raise invalid(name, "must be a list of at least one string")
     return value
+
+
+DIALECT = Dialect(name=NAME, tells=(), matches=matches, lists=("documents", "queries"), parse=parse, render=render)

@@ -9,13 +9,10 @@ from ..canonical import RerankRequest, RerankResult
 from ..documents import read_documents
 from ..fields import read_query, read_scoring
 from ..ranking import ranked, scores
+from ..schemas import ASKED, INDEX, NUMBER, SCORING, TOLD, WITH_QUERY, Schema, array, obj, ref
+from .dialect import Dialect, Example
 
 NAME = "nim"
-LISTS = ("passages",)
-
-
-def matches(body: Mapping[str, Any]) -> bool:
-    return "passages" in body
 
 
 def parse(body: Mapping[str, Any], path: str) -> RerankRequest:
@@ -35,3 +32,28 @@ def render(request: RerankRequest, result: RerankResult) -> dict[str, Any]:
         "rankings": [{"index": index, "logit": values[index]} for index in ranked(request, result)],
         "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
     }
+
+
+def schemas(max_documents: int) -> dict[str, Schema]:
+    fields = {**WITH_QUERY, "passages": ref("Documents"), **SCORING}
+    return {"Passages": obj(["query", "passages"], fields, title="NVIDIA NIM")}
+
+
+def answers() -> list[Schema]:
+    ranking = obj(["index", "logit"], {"index": INDEX, "logit": NUMBER})
+    return [obj(["rankings"], {"rankings": array(ranking)}, title="NVIDIA NIM")]
+
+
+DIALECT = Dialect(
+    name=NAME,
+    tells=("passages",),
+    lists=("passages",),
+    parse=parse,
+    render=render,
+    clients="NIM",
+    fields="`query`, `passages`",
+    answered="`rankings`, logits",
+    examples=(Example("nim", "NVIDIA NIM", {"query": {"text": ASKED}, "passages": [{"text": text} for text in TOLD]}),),
+    schemas=schemas,
+    answers=answers,
+)

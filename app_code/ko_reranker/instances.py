@@ -1,0 +1,80 @@
+"""Instance types: which GPU one has, and which precisions that computes in. Standard library only: Lambdas ask here, too."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+# What a model's weights and activations are computed in; auto takes what is fastest where it is exact.
+Dtype = Literal["auto", "fp32", "bf16", "fp16", "int8"]
+Capability = tuple[int, int]
+
+# Flash attention and bf16 begin with Ampere: "FlashAttention only supports Ampere GPUs or newer" (PyTorch,
+# ATen/native/transformers/cuda/flash_attn/flash_api.cpp), and its kernels for bf16 are compiled for sm_80 and up alone.
+AMPERE: Capability = (8, 0)
+# What CUDA 13 still compiles for, and with it PyTorch's builds: Turing and newer (CUDA 13.0's release notes).
+OLDEST: Capability = (7, 5)
+
+
+@dataclass(frozen=True, slots=True)
+class Gpu:
+    """The kind of GPU of an instance type.
+
+    Attributes:
+        name: what people call it.
+        capability: its compute capability, None for a family that is newer than this table.
+    """
+
+    name: str
+    capability: Capability | None
+
+
+# By EC2's families (docs.aws.amazon.com/ec2/latest/instancetypes/ac.html).
+_FAMILIES = {
+    "g4dn": Gpu("T4", (7, 5)),
+    "g5": Gpu("A10G", (8, 6)),
+    "g5g": Gpu("T4G", (7, 5)),
+    "g6": Gpu("L4", (8, 9)),
+    "gr6": Gpu("L4", (8, 9)),
+    "g6e": Gpu("L40S", (8, 9)),
+    "p2": Gpu("K80", (3, 7)),
+    "p3": Gpu("V100", (7, 0)),
+    "p3dn": Gpu("V100", (7, 0)),
+    "p4d": Gpu("A100", (8, 0)),
+    "p4de": Gpu("A100", (8, 0)),
+    "p5": Gpu("H100", (9, 0)),
+    "p5e": Gpu("H200", (9, 0)),
+    "p5en": Gpu("H200", (9, 0)),
+    "p6-b200": Gpu("B200", (10, 0)),
+}
+
+
+def gpu_of(instance_type: str) -> Gpu | None:
+    """Return the GPU of an instance type such as ``ml.g5.xlarge``, None for one without."""
+    family = instance_type.removeprefix("ml.").partition(".")[0]
+    if re.match(r"(g|gr|p)\d", family) is None:
+        return None
+    return _FAMILIES.get(family, Gpu(f"GPU of {family}", None))
+
+
+def refusal(instance_type: str, precision: str) -> str | None:
+    """Return why a model cannot be computed in a precision on an instance type, in one sentence; None where it can.
+
+    Args:
+        instance_type: such as ``ml.g4dn.xlarge``.
+        precision: fp32, bf16, fp16, int8, or auto, which takes what the instance has.
+    """
+    gpu = gpu_of(instance_type)
+    if gpu is None or gpu.capability is None:
+        return None
+    if gpu.capability < OLDEST:
+        return (
+            f"{instance_type} has a {gpu.name}, which PyTorch's builds for CUDA 13 no longer support: take a newer one, "
+            "such as ml.g5.xlarge"
+        )
+    if precision == "bf16" and gpu.capability < AMPERE:
+        return f"{instance_type} has a {gpu.name}, which has no bf16: take fp16, or a newer GPU such as ml.g5.xlarge"
+    if precision == "int8":
+        return f"int8 is for CPUs, and {instance_type} has a GPU: take auto, or an instance without one"
+    return None

@@ -1,0 +1,451 @@
+"""What a late-interaction model's folder says: the layouts of others are read, and one of our own is written.
+
+A late-interaction model (ColBERT) is a transformer, a projection of every token's state, and rules: which tokens come before a
+query and a document, how many are read, which count, and whether the best matches of a query's tokens are added up or
+averaged. Each layout keeps projection and rules elsewhere; a projection that is missing is never made up.
+"""
+
+from __future__ import annotations
+
+import json
+import string
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass as validated
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from ko_reranker.rankers.folders import (
+    COLBERT_LINEAR_FILE,
+    LATE_INTERACTION,
+    PROJECTION_FILE,
+    SETTINGS_FILE,
+    STANFORD_ARCHITECTURE,
+    ModelFolder,
+    check_safetensors,
+    gives_token_vectors,
+    inspect_folder,
+)
+from ko_reranker.rankers.interface import HeadlessError, RankerError
+
+# What is read of a layout that names no lengths: what its own library takes, or a length that rerankers read.
+_STANFORD_QUERY_LENGTH, _LENGTH = 32, 512
+_STANFORD_FILE = "artifact.metadata"
+_SENTENCE_TRANSFORMERS = "config_sentence_transformers.json"
+_PUNCTUATION = tuple(string.punctuation)
+_STRICT = ConfigDict(extra="forbid", strict=True)
+Count = Annotated[int, Field(ge=1)]
+
+
+@validated(frozen=True, slots=True, config=_STRICT)
+class Expansion:
+    """How a short query is made longer: the tokens that are added are scored like its own.
+
+    Attributes:
+        length: tokens that every query has at least, special ones included.
+        attend: whether the query's tokens see the added ones. The added ones see the query's tokens alone if not.
+        strategy: ``fixed`` cuts longer queries to the length, ``min`` reads them.
+        token: what is added; None for the tokenizer's mask, or its end of sequence where it has none.
+    """
+
+    length: Count
+    attend: bool = False
+    strategy: Literal["fixed", "min"] = "fixed"
+    token: str | None = None
+
+
+@validated(frozen=True, slots=True, config=_STRICT)
+class LateInteractionSettings:
+    """The rules of a late-interaction model.
+
+    Attributes:
+        dim: channels of a token's vector.
+        query_length: the most tokens of a query, prefix and special ones included.
+        document_length: the most tokens of a document, or of a piece of it.
+        query_prefix, document_prefix: what comes between the first special token and the text. A prefix that is a token of
+            the vocabulary, or begins with one and white space, begins with that token; the rest is tokenised as text.
+        expansion: how short queries are made longer; None for not at all.
+        skip: tokens that do not count in a document, such as punctuation; those that the vocabulary lacks are passed over.
+        drop_first: whether the first token of query and document does not count.
+        reduce: whether the best matches of a query's tokens are added up or averaged.
+    """
+
+    dim: Count
+    query_length: Count = _LENGTH
+    document_length: Count = _LENGTH
+    query_prefix: str = ""
+    document_prefix: str = ""
+    expansion: Expansion | None = None
+    skip: tuple[str, ...] = ()
+    drop_first: bool = False
+    reduce: Literal["sum", "mean"] = "sum"
+
+
+@validated(frozen=True, slots=True, config=_STRICT)
+class Calibration:
+    """From the mean of a query's best matches, -1 to 1, to a logit: ``scale * mean + offset``.
+
+    Attributes:
+        scale, offset: fitted, or such that a mean of 0.5 is a score of 0.5.
+        queries: that they were fitted on; 0 for the default, which is fitted on none.
+    """
+
+    scale: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 20.0
+    offset: Annotated[float, Field(allow_inf_nan=False)] = -10.0
+    queries: Annotated[int, Field(ge=0)] = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Projection:
+    """From a token's state to its vector, before that is brought to length 1.
+
+    Attributes:
+        weight: float32, (dim, hidden).
+        bias: float32, (dim,), or None.
+    """
+
+    weight: torch.Tensor
+    bias: torch.Tensor | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """A folder that holds a late-interaction model.
+
+    Attributes:
+        source: the folder; `ko_reranker.rankers.classifiers.load_encoder` loads its transformer and tokenizer.
+        settings: the rules.
+        projection: of the width of the transformer's states.
+        calibration: from MaxSim to logits.
+    """
+
+    source: ModelFolder
+    settings: LateInteractionSettings
+    projection: Projection
+    calibration: Calibration
+
+
+def read_layout(folder: Path, name: str | None = None, *, trust_remote_code: bool = False) -> Layout:
+    """Read a folder in our layout, Stanford's, PyLate's, sentence-transformers' or bge-m3's.
+
+    Args:
+        folder: where the model lies.
+        name: what to call it in sentences; None for the folder's path.
+        trust_remote_code: whether code that lies in the folder may be run to load the transformer.
+
+    Raises:
+        HeadlessError: it holds a transformer, and no projection.
+        RankerError: it holds no model, or one whose rules are not known here; the message says why and what to do.
+    """
+    source = inspect_folder(
+        folder, name or str(folder), family=LATE_INTERACTION, body=True, trust_remote_code=trust_remote_code
+    )
+    recorded = _json(folder / SETTINGS_FILE)
+    if (folder / PROJECTION_FILE).is_file() or "late_interaction" in recorded:
+        settings, projection = _read_ours(source, recorded)
+    elif source.architecture == STANFORD_ARCHITECTURE:
+        settings, projection = _read_stanford(source)
+    elif (folder / COLBERT_LINEAR_FILE).is_file():
+        settings, projection = _read_bge(source)
+    elif (folder / "modules.json").is_file() and gives_token_vectors(folder):
+        settings, projection = _read_modules(source)
+    else:
+        raise source.refused(
+            f"has no projection: neither {PROJECTION_FILE}, nor {COLBERT_LINEAR_FILE}, nor linear.weight of an "
+            f"{STANFORD_ARCHITECTURE}, nor the Dense of a modules.json. It is what turns a transformer's states into the "
+            "vectors that late interaction compares. Take a model that has one, or train one from it (base_model).",
+            HeadlessError,
+        )
+    _check(source, settings, projection)
+    calibration = _parsed(source, Calibration, recorded.get("calibration") or {}, f"calibration in its {SETTINGS_FILE}")
+    return Layout(source, settings, projection, calibration)
+
+
+def write_layout(
+    folder: Path,
+    settings: LateInteractionSettings,
+    projection: Projection,
+    calibration: Calibration | None = None,
+    **recorded: Any,
+) -> None:
+    """Write projection and rules beside a transformer that `save_pretrained` wrote without a head.
+
+    Args:
+        folder: where model.safetensors, config.json and the tokenizer lie.
+        settings: the rules.
+        projection: of the width of the transformer's states.
+        calibration: None for the default.
+        recorded: more for reranker.json, such as ``base_model``; what is already in it stays.
+    """
+    tensors = {"weight": projection.weight}
+    if projection.bias is not None:
+        tensors["bias"] = projection.bias
+    save_file({key: tensor.detach().cpu().float().contiguous() for key, tensor in tensors.items()}, folder / PROJECTION_FILE)
+    values = _json(folder / SETTINGS_FILE) | {"family": LATE_INTERACTION, "max_length": settings.document_length} | recorded
+    values["late_interaction"] = asdict(settings)
+    values["calibration"] = asdict(calibration or Calibration())
+    (folder / SETTINGS_FILE).write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _json(path: Path) -> dict[str, Any]:
+    """Return a file's JSON object, {} where there is no file."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _read_json(source: ModelFolder, path: Path) -> dict[str, Any]:
+    try:
+        return _json(path)
+    except (OSError, ValueError) as error:
+        name = path.relative_to(source.path).as_posix()
+        raise source.refused(f"has an unreadable {name} ({error}): copy it again.") from None
+
+
+def _parsed(source: ModelFolder, kind: Any, values: Any, where: str) -> Any:
+    """Return a dataclass of values from a file.
+
+    Raises:
+        RankerError: naming what does not do, and where.
+    """
+    try:
+        return TypeAdapter(kind).validate_json(json.dumps(values))
+    except ValidationError as error:
+        problem = error.errors()[0]
+        at = ".".join(map(str, problem["loc"])) or "it"
+        if problem["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
+            raise source.refused(f"has {where} with {at}, which this version does not know: update it.") from None
+        raise source.refused(f"has {where} with {at} = {problem['input']!r}: {problem['msg']}.") from None
+
+
+def _without_projection(source: ModelFolder, what: str) -> RankerError:
+    return source.refused(
+        f"has no projection: {what} is missing. Late interaction compares what that makes of the tokens' states, and a random "
+        "one would rank at random. Download or copy the model whole.",
+        HeadlessError,
+    )
+
+
+def _read_ours(source: ModelFolder, recorded: Mapping[str, Any]) -> tuple[LateInteractionSettings, Projection]:
+    path = source.path / PROJECTION_FILE
+    if not path.is_file():
+        raise _without_projection(source, PROJECTION_FILE)
+    if "late_interaction" not in recorded:
+        raise source.refused(f"has a {PROJECTION_FILE}, and no late_interaction in its {SETTINGS_FILE}: copy both.")
+    check_safetensors(source, path)
+    tensors = load_file(path)
+    if "weight" not in tensors:
+        raise _without_projection(source, f"weight in {PROJECTION_FILE}")
+    settings = _parsed(
+        source, LateInteractionSettings, recorded["late_interaction"], f"late_interaction in its {SETTINGS_FILE}"
+    )
+    return settings, _projection(tensors["weight"], tensors.get("bias"))
+
+
+def _read_stanford(source: ModelFolder) -> tuple[LateInteractionSettings, Projection]:
+    """Read Stanford's layout: the projection among the transformer's weights, the rules in artifact.metadata."""
+    weight = _root_tensor(source, "linear.weight")
+    if weight is None:
+        raise _without_projection(source, "linear.weight among its weights")
+    told = _read_json(source, source.path / _STANFORD_FILE)
+    settings = {
+        "dim": weight.shape[0],
+        "query_length": told.get("query_maxlen") or _STANFORD_QUERY_LENGTH,
+        "document_length": told.get("doc_maxlen") or _longest(source),
+        "query_prefix": f"{told.get('query_token_id') or '[unused0]'} ",
+        "document_prefix": f"{told.get('doc_token_id') or '[unused1]'} ",
+        "skip": _PUNCTUATION if told.get("mask_punctuation", True) else (),
+    }
+    settings["expansion"] = {"length": settings["query_length"], "attend": bool(told.get("attend_to_mask_tokens"))}
+    return _parsed(source, LateInteractionSettings, settings, f"an {_STANFORD_FILE}"), _projection(weight, None)
+
+
+def _read_bge(source: ModelFolder) -> tuple[LateInteractionSettings, Projection]:
+    """Read bge-m3's layout, which open-retrievals took over: a linear layer of PyTorch's, and rules that are in no file."""
+    path = source.path / COLBERT_LINEAR_FILE
+    try:
+        tensors = torch.load(path, map_location="cpu", weights_only=True)  # numbers only: no program is run
+    except Exception as error:  # as many kinds as there are ways to be broken
+        reason = " ".join(str(error).split())[:200]
+        raise source.refused(
+            f"has a {COLBERT_LINEAR_FILE} that is not the weights of one layer ({reason}): copy it again."
+        ) from None
+    if not isinstance(tensors, dict) or not isinstance(tensors.get("weight"), torch.Tensor):
+        raise _without_projection(source, f"weight in {COLBERT_LINEAR_FILE}")
+    projection = _projection(tensors["weight"], tensors.get("bias"))
+    length = min(_LENGTH, _longest(source))
+    settings = LateInteractionSettings(
+        dim=len(projection.weight), query_length=length, document_length=length, drop_first=True, reduce="mean"
+    )
+    return settings, projection
+
+
+def _read_modules(source: ModelFolder) -> tuple[LateInteractionSettings, Projection]:
+    """Read the modules of sentence-transformers' MultiVectorEncoder, or of PyLate, which leaves some of them out."""
+    modules = _modules(source)
+    told = _read_json(source, source.path / _SENTENCE_TRANSFORMERS)
+    own = _read_json(source, source.path / "sentence_bert_config.json")
+    if own.get("do_lower_case"):
+        raise source.refused(
+            "puts every text into lower case (do_lower_case in sentence_bert_config.json), which is not supported."
+        )
+    # PyLate's own: it masks, skips punctuation and normalises whatever its modules say.
+    pylate = told.get("model_type") == "ColBERT" or "query_prefix" in told or "document_prefix" in told
+    masks = [folder for kind, folder in modules if kind == "MultiVectorMask"]
+    if not pylate and not any(kind == "Normalize" for kind, _ in modules):
+        raise source.refused("does not bring its vectors to length 1 (no Normalize in modules.json), which is not supported.")
+    projection = _folded(source, [folder for kind, folder in modules if kind == "Dense"])
+    settings = _module_lengths(source, told, own, pylate=pylate) | {
+        "dim": len(projection.weight),
+        "query_prefix": _module_prefix(told, "query"),
+        "document_prefix": _module_prefix(told, "document"),
+        "skip": _module_skip(source, told, masks, pylate=pylate),
+        "reduce": "mean" if told.get("similarity_fn_name") == "meanmaxsim" else "sum",
+    }
+    if settings["expansion"] and not pylate and not masks:
+        raise source.refused("expands queries by tokens that no MultiVectorMask of its modules.json lets count: not supported.")
+    return _parsed(source, LateInteractionSettings, settings, f"a {_SENTENCE_TRANSFORMERS}"), projection
+
+
+def _modules(source: ModelFolder) -> list[tuple[str, Path]]:
+    """Return the kind and folder of each module behind the transformer; `inspect_folder` saw that they lie in the folder."""
+    entries = json.loads((source.path / "modules.json").read_text(encoding="utf-8"))
+    named = [(str(entry["type"]).rpartition(".")[2], source.path / str(entry.get("path", ""))) for entry in entries]
+    kinds = ", ".join(kind for kind, _ in named)
+    if not named or named[0][0] != "Transformer" or named[0][1].resolve() != source.path.resolve():
+        raise source.refused(f"is made of modules that do not start with a Transformer in its folder ({kinds}): not supported.")
+    known = ("Dense", "Dropout", "MultiVectorMask", "Normalize")
+    for kind, folder in named[1:]:
+        reads = _read_json(source, folder / "config.json").get("module_input_name", "token_embeddings")
+        if kind not in known or reads != "token_embeddings":
+            raise source.refused(
+                f"has a module that late interaction is not computed with here ({kind} of {reads}, in {kinds}): what is are "
+                f"{', '.join(known)} over token_embeddings."
+            )
+    return named[1:]
+
+
+def _module_lengths(source: ModelFolder, told: Mapping[str, Any], own: Mapping[str, Any], *, pylate: bool) -> dict[str, Any]:
+    """Return lengths and expansion: of the transformer's own settings, else of PyLate's."""
+    longest = min(own.get("max_seq_length") or _longest(source), _longest(source))
+    lengths = {name: own.get(name) or told.get(name) for name in ("query_length", "document_length")}
+    marks = ("query_length", "document_length", "do_query_expansion", "attend_to_expansion_tokens", "skiplist_words")
+    if "query_expansion" in own or "query_expansion" in told:
+        expansion = own.get("query_expansion", told.get("query_expansion"))
+    elif (pylate or any(mark in told for mark in marks)) and told.get("do_query_expansion") is not False:
+        attend = told.get("attend_to_expansion_tokens", told.get("attend_to_mask_tokens"))
+        expansion = {"length": lengths["query_length"] or _STANFORD_QUERY_LENGTH, "attend": bool(attend)}
+    else:
+        expansion = None
+    query = lengths["query_length"] or longest
+    if expansion and expansion.get("strategy", "fixed") == "fixed":
+        query = expansion.get("length")
+    return {"query_length": query, "document_length": lengths["document_length"] or longest, "expansion": expansion}
+
+
+def _module_prefix(told: Mapping[str, Any], side: str) -> str:
+    """Return what comes before a text: PyLate's prefix, then the prompt of sentence-transformers."""
+    prefix = told.get(f"{side}_prefix") or ""
+    return prefix + ((told.get("prompts") or {}).get(side) or "").removeprefix(prefix)
+
+
+def _module_skip(source: ModelFolder, told: Mapping[str, Any], masks: list[Path], *, pylate: bool) -> tuple[str, ...]:
+    if not masks:
+        words = told.get("skiplist_words")
+        return tuple(words if words is not None else _PUNCTUATION if pylate else ())
+    mask = _read_json(source, masks[0] / "config.json")
+    if mask.get("keep_only_token_ids") or mask.get("skiplist_tasks", ["document"]) not in (["document"], "document"):
+        raise source.refused(
+            "leaves out other tokens than those that a document skips (keep_only_token_ids or skiplist_tasks of its "
+            "MultiVectorMask), which is not supported."
+        )
+    return tuple(mask.get("skiplist_words") or ())
+
+
+def _folded(source: ModelFolder, folders: list[Path]) -> Projection:
+    """Return linear layers, one behind the other, as one: in float64, so that it rounds once."""
+    if not folders:
+        raise _without_projection(source, "the Dense in modules.json")
+    weight: torch.Tensor | None = None
+    bias: torch.Tensor | None = None
+    for folder in folders:
+        layer = _read_json(source, folder / "config.json")
+        tensors = _dense_tensors(source, folder)
+        here = tensors["linear.weight"].double()
+        shift = tensors["linear.bias"].double() if layer.get("bias", True) and "linear.bias" in tensors else None
+        activation = str(layer.get("activation_function", "Tanh")).rpartition(".")[2]
+        if activation != "Identity":
+            raise source.refused(
+                f"has a projection with the activation {activation} ({folder.name}): only Identity, none, is supported."
+            )
+        if layer.get("use_residual"):
+            added = tensors.get("residual.weight")
+            if added is None and here.shape[0] != here.shape[1]:
+                raise _without_projection(source, f"residual.weight in {folder.name}")
+            here = here + (torch.eye(len(here), dtype=here.dtype) if added is None else added.double())
+        if weight is not None and here.shape[1] != weight.shape[0]:
+            raise source.refused(f"has a Dense of {here.shape[1]} inputs where {weight.shape[0]} come in ({folder.name}).")
+        if bias is not None:
+            bias = here @ bias
+        if shift is not None:
+            bias = shift if bias is None else bias + shift
+        weight = here if weight is None else here @ weight
+    assert weight is not None  # noqa: S101 - there is a folder
+    return _projection(weight, bias)
+
+
+def _dense_tensors(source: ModelFolder, folder: Path) -> dict[str, torch.Tensor]:
+    safe, pickled = folder / "model.safetensors", folder / "pytorch_model.bin"
+    if safe.is_file():
+        check_safetensors(source, safe)
+        tensors = load_file(safe)
+    elif pickled.is_file():
+        tensors = torch.load(pickled, map_location="cpu", weights_only=True)
+    else:
+        raise _without_projection(source, f"{folder.name}/model.safetensors")
+    if "linear.weight" not in tensors:
+        raise _without_projection(source, f"linear.weight in {folder.name}")
+    return tensors
+
+
+def _root_tensor(source: ModelFolder, key: str) -> torch.Tensor | None:
+    """Return a tensor among the transformer's weights, None where there is none of that name."""
+    index = source.path / "model.safetensors.index.json"
+    files = {(_json(index).get("weight_map") or {}).get(key)} if index.is_file() else {"model.safetensors"}
+    for file in files:
+        if file is not None and (source.path / file).is_file():
+            with safe_open(source.path / file, framework="pt") as weights:
+                return weights.get_tensor(key) if key in weights.keys() else None  # noqa: SIM118 - not a dict
+    pickled = source.path / "pytorch_model.bin"
+    return torch.load(pickled, map_location="cpu", weights_only=True).get(key) if pickled.is_file() else None
+
+
+def _projection(weight: torch.Tensor, bias: torch.Tensor | None) -> Projection:
+    return Projection(weight.detach().float().contiguous(), None if bias is None else bias.detach().float().contiguous())
+
+
+def _longest(source: ModelFolder) -> int:
+    """Return the length that the tokenizer names, within what rerankers read and the model has positions for."""
+    named = _json(source.path / "tokenizer_config.json").get("model_max_length")
+    positions = source.config.get("max_position_embeddings")
+    return min(int(value) for value in (named, positions, _LENGTH) if isinstance(value, int | float) and value > 0)
+
+
+def _check(source: ModelFolder, settings: LateInteractionSettings, projection: Projection) -> None:
+    weight, hidden = projection.weight, source.config.get("hidden_size")
+    if weight.ndim != 2 or len(weight) != settings.dim or (isinstance(hidden, int) and weight.shape[1] != hidden):
+        raise source.refused(
+            f"has a projection of shape {tuple(weight.shape)} where its files tell of ({settings.dim}, {hidden}): copy it from "
+            "where its transformer is from."
+        )
+    if projection.bias is not None and projection.bias.shape != (settings.dim,):
+        raise source.refused(f"has a projection's bias of shape {tuple(projection.bias.shape)}, not ({settings.dim},).")
+    if not torch.isfinite(weight).all() or not (projection.bias is None or torch.isfinite(projection.bias).all()):
+        raise source.refused("has a projection that is not numbers (NaN or infinity): take an earlier checkpoint.")

@@ -1,0 +1,184 @@
+"""Tokenising queries and documents apart, as a late-interaction model reads them: training and scoring both go through here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ko_reranker.engine.items import Item
+from ko_reranker.rankers.texts import TextEncoder
+from ko_reranker.text import spans
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from ko_reranker.rankers.late_interaction_folders import Expansion, LateInteractionSettings
+
+# Texts that a prefix is tried with: Korean, English, and what a tokenizer may melt with what stands before it.
+_PROBES = ("서울의 인구", "Seoul", "ing 940", "##a")
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedText:
+    """A query, or a document, or a piece of one.
+
+    Attributes:
+        item: what the transformer reads.
+        counted: int64, (vectors,); which of its tokens have a vector that counts.
+    """
+
+    item: Item
+    counted: np.ndarray
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedTexts:
+    """Some documents, each as one piece or, if long, as several.
+
+    Attributes:
+        pieces: of all documents, document after document.
+        chunks: int32, (documents,); how many pieces each document is.
+        truncated: bool, (documents,); whether a part of the document was left out.
+    """
+
+    pieces: list[EncodedText]
+    chunks: np.ndarray
+    truncated: np.ndarray
+
+
+class ApartEncoder:
+    """Encodes queries and documents for one model. May be used by many threads at once.
+
+    Args:
+        tokenizer: a fast tokenizer of `transformers`.
+        settings: the model's rules.
+        max_chunks: pieces that a document is read in at most; what is behind them is not even tokenised.
+        cache_tokens: the tokens of documents that are kept for when they come again; 0 keeps none.
+
+    Raises:
+        ValueError: a length leaves no room, or prefix or expansion are not what the tokenizer can do.
+    """
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        settings: LateInteractionSettings,
+        *,
+        max_chunks: int = 1,
+        cache_tokens: int = 0,
+    ) -> None:
+        self.tokenizer, self.settings, self.max_chunks = tokenizer, settings, max_chunks
+        most = max(settings.query_length, max_chunks * settings.document_length)
+        self.texts = TextEncoder(tokenizer, most, cache_tokens=cache_tokens)
+        head, self._tail = _frame(tokenizer)
+        self._query_lead, query_prefix = self._prefix("query_prefix", settings.query_prefix)
+        self._document_lead, document_prefix = self._prefix("document_prefix", settings.document_prefix)
+        self._query_head = np.concatenate([head, query_prefix])
+        self._document_head = np.concatenate([head, document_prefix])
+        expansion = settings.expansion
+        self._query_room = self._room("query_length", self._query_head, _most_of_a_query(settings))
+        self._document_room = self._room("document_length", self._document_head, settings.document_length)
+        self._added = _added_id(tokenizer, expansion) if expansion else 0
+        self._skipped = np.array(_skipped_ids(tokenizer, settings.skip), np.int32)
+
+    def query(self, text: str) -> tuple[EncodedText, bool]:
+        """Return a query, and whether its end was cut off."""
+        ids = self.texts.encode([self._query_lead + text])[0]
+        own = np.concatenate([self._query_head, ids[: self._query_room], self._tail])
+        expansion, item = self.settings.expansion, Item(own)
+        if expansion and len(own) < expansion.length:
+            added = np.full(expansion.length - len(own), self._added, np.int32)
+            item = Item(np.concatenate([own, added]), attended=None if expansion.attend else len(own))
+        return EncodedText(item, np.arange(self.settings.drop_first, len(item))), len(ids) > self._query_room
+
+    def documents(
+        self, texts: Sequence[str], *, max_chunks: int | None = None, overlap: int = 0, max_tokens: int | None = None
+    ) -> EncodedTexts:
+        """Return documents.
+
+        Args:
+            texts: any number of them.
+            max_chunks: pieces that a document is read in, if it does not fit; 1 cuts its end off. None for the encoder's own
+                limit, which it cannot pass.
+            overlap: tokens that neighbouring pieces share.
+            max_tokens: tokens of a document that are read; None for all that the pieces hold.
+        """
+        max_chunks = self.max_chunks if max_chunks is None else min(max_chunks, self.max_chunks)
+        pieces: list[EncodedText] = []
+        chunks, truncated = np.zeros(len(texts), np.int32), np.zeros(len(texts), bool)
+        for index, ids in enumerate(self.texts.recall([self._document_lead + text for text in texts])):
+            parts = spans(len(ids), self._document_room, overlap, max_chunks, max_tokens=max_tokens)
+            pieces += [self._piece(ids[start:end]) for start, end in parts]
+            chunks[index], truncated[index] = len(parts), parts[-1][1] < len(ids)
+        return EncodedTexts(pieces, chunks, truncated)
+
+    def _piece(self, text: np.ndarray) -> EncodedText:
+        ids = np.concatenate([self._document_head, text, self._tail])
+        counts = ~np.isin(ids, self._skipped)
+        counts[: self.settings.drop_first] = False
+        return EncodedText(Item(ids), np.flatnonzero(counts))
+
+    def _room(self, name: str, head: np.ndarray, length: int) -> int:
+        """Return how many tokens of a text fit."""
+        room = length - len(head) - len(self._tail)
+        if room < 1:
+            raise ValueError(f"{name} is {length}, and {len(head) + len(self._tail)} tokens stand around every text")
+        return room
+
+    def _prefix(self, name: str, prefix: str) -> tuple[str, np.ndarray]:
+        """Return what is put before each text, and the tokens that come before those of both."""
+        marker, rest = _marker(self.tokenizer, prefix)
+        lead = rest[len(rest.rstrip()) :]
+        words = self.texts.encode([rest.rstrip()])[0] if rest.strip() else np.zeros(0, np.int32)
+        if len(words):
+            whole = self.texts.encode([rest + probe for probe in _PROBES])
+            parts = [np.concatenate([words, ids]) for ids in self.texts.encode([lead + probe for probe in _PROBES])]
+            if any(not np.array_equal(one, other) for one, other in zip(whole, parts, strict=True)):
+                raise ValueError(f"its tokenizer melts its {name} {prefix!r} with the text behind it")
+        return lead, np.concatenate([np.array(marker, np.int32), words])
+
+
+def _most_of_a_query(settings: LateInteractionSettings) -> int:
+    expansion = settings.expansion
+    if expansion is None:
+        return settings.query_length
+    return expansion.length if expansion.strategy == "fixed" else max(settings.query_length, expansion.length)
+
+
+def _frame(tokenizer: PreTrainedTokenizerBase) -> tuple[np.ndarray, np.ndarray]:
+    """Return the special tokens before and behind a text."""
+    probe = tokenizer("a", verbose=False)
+    owners = probe.encodings[0].sequence_ids
+    first, end = owners.index(0), len(owners) - owners[::-1].index(0)
+    return np.array(probe["input_ids"][:first], np.int32), np.array(probe["input_ids"][end:], np.int32)
+
+
+def _marker(tokenizer: PreTrainedTokenizerBase, prefix: str) -> tuple[list[int], str]:
+    """Return the token that a prefix is or begins with, if the vocabulary has it whole, and what is left of the prefix.
+
+    A marker such as ``[unused0]`` was put in by its id in training; tokenised as text it would fall into pieces.
+    """
+    vocabulary = tokenizer.get_vocab()
+    for marker in (prefix, *prefix.split(None, 1)[:1]):
+        if marker.strip() and marker in vocabulary and prefix.startswith(marker):
+            return [vocabulary[marker]], prefix[len(marker) :]
+    return [], prefix
+
+
+def _added_id(tokenizer: PreTrainedTokenizerBase, expansion: Expansion) -> int:
+    """Return the token that queries are expanded with."""
+    if expansion.token is None:
+        found = tokenizer.mask_token_id if tokenizer.mask_token_id is not None else tokenizer.eos_token_id
+    else:
+        found = tokenizer.get_vocab().get(expansion.token)
+    if found is None:
+        raise ValueError(f"it expands queries by {expansion.token or 'a mask'}, and its tokenizer has no such token")
+    return int(found)
+
+
+def _skipped_ids(tokenizer: PreTrainedTokenizerBase, words: Sequence[str]) -> list[int]:
+    vocabulary = tokenizer.get_vocab()
+    return [vocabulary[word] for word in words if word in vocabulary]

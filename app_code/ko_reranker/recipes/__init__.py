@@ -1,0 +1,119 @@
+"""A recipe: every choice of a training run, checked, and changed by hyperparameters of the same names.
+
+Standard library only: the function that checks an execution's input reads recipes as the training does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Annotated, Any, Literal
+
+from ko_reranker.checked import Limits, read
+
+DEFAULT_RECIPE = "ko-reranker-v2"
+
+
+class RecipeError(ValueError):
+    """Hyperparameters make no recipe; the sentence names each that is wrong, and what is allowed."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The settings of a training run.
+
+    The effective batch, `batch_queries`, is what one optimiser step sees over all workers together: it stays the same
+    whatever the number of workers and `micro_batch_tokens`, which only change how many rounds of accumulation it takes.
+
+    Attributes:
+        base_model: hub id, s3:// prefix, folder, or sample:tiny.
+        warmup_fraction: share of the steps over which the learning rate rises.
+        batch_queries: queries per optimiser step, over all workers.
+        micro_batch_tokens: tokens a worker computes at once, in whole groups; memory goes by it.
+        group_size: passages per query: one positive and up to group_size - 1 negatives.
+        max_length: tokens per pair; the passage is cut, the query only beyond half.
+        gradient_checkpointing: compute layers twice instead of keeping what they gave: less memory.
+        distillation_weight: share of the loss that follows a teacher's scores; 0 is none.
+        distillation_temperature: of both softmaxes: higher listens more to the order below the top.
+        dev_queries: queries of dev.jsonl to look at after each epoch; 0 looks at none.
+        early_stop_patience: epochs without a better MRR on dev before it stops; 0 never stops.
+        instance_usd_per_hour: what one instance costs you, for the run card; 0 is unknown.
+        family: how query and passage are read: together, by a cross-encoder, or apart, by late interaction (ColBERT). What
+            follows is of late interaction alone.
+        temperature: what MaxSim is divided by before the softmax: 0.02 of a mean over the query's tokens, 1 of a sum.
+        query_length: tokens per query; max_length is then what a passage has.
+        projection_dim: channels of a token's vector, where the base has no projection yet.
+    """
+
+    name: str
+    base_model: str
+    learning_rate: Annotated[float, Limits(above=0, most=1)]
+    weight_decay: Annotated[float, Limits(least=0, most=1)]
+    warmup_fraction: Annotated[float, Limits(least=0, below=1)]
+    epochs: Annotated[float, Limits(above=0, most=1000)]
+    batch_queries: Annotated[int, Limits(least=1)]
+    micro_batch_tokens: Annotated[int, Limits(least=16)]
+    group_size: Annotated[int, Limits(least=2)]
+    max_length: Annotated[int, Limits(least=16, most=8192)]
+    precision: Literal["fp32", "bf16", "fp16"]
+    gradient_checkpointing: bool
+    max_gradient_norm: Annotated[float, Limits(above=0)]
+    distillation_weight: Annotated[float, Limits(least=0, most=1)]
+    distillation_temperature: Annotated[float, Limits(above=0)]
+    seed: Annotated[int, Limits(least=0)]
+    dev_queries: Annotated[int, Limits(least=0)]
+    early_stop_patience: Annotated[int, Limits(least=0)]
+    checkpoint_every_steps: Annotated[int, Limits(least=1)]
+    log_every_steps: Annotated[int, Limits(least=1)]
+    instance_usd_per_hour: Annotated[float, Limits(least=0)]
+    family: Literal["cross_encoder", "late_interaction"] = "cross_encoder"
+    temperature: Annotated[float, Limits(above=0)] = 1.0
+    query_length: Annotated[int, Limits(least=8, most=8192)] = 64
+    projection_dim: Annotated[int, Limits(least=8, most=4096)] = 128
+
+
+def changed(recipes: Mapping[str, Mapping[str, Any]], hyperparameters: Mapping[str, str]) -> Recipe:
+    """Return the recipe that ``recipe`` names, with every other hyperparameter in its field's place.
+
+    Args:
+        recipes: the values of each recipe there is, by its name.
+        hyperparameters: as CreateTrainingJob takes them, or SageMaker's SDK, which puts quotes around texts. What SageMaker's
+            own tools put beside the caller's is passed over.
+
+    Raises:
+        RecipeError: naming the recipe or every field that is wrong, and what is allowed.
+    """
+    overrides = {name: _unquoted(value) for name, value in hyperparameters.items() if not _is_sagemakers(name)}
+    name = overrides.pop("recipe", DEFAULT_RECIPE)
+    if name not in recipes:
+        raise RecipeError(f"There is no recipe {name!r}; there are {', '.join(sorted(recipes))}.")
+    known = [field.name for field in fields(Recipe) if field.name != "name"]
+    unknown = [repr(name) for name in sorted(set(overrides) - set(known))]
+    if unknown:
+        raise RecipeError(f"Unknown hyperparameter {', '.join(unknown)}; known are recipe, {', '.join(known)}.")
+    try:
+        recipe = read(Recipe, {**recipes[name], **overrides, "name": name})
+    except ValueError as error:
+        raise RecipeError(f"Hyperparameter {error}.") from None
+    if problems := contradictions(recipe):
+        raise RecipeError(f"Hyperparameters: {'; '.join(problems)}.")
+    return recipe
+
+
+def contradictions(recipe: Recipe) -> list[str]:
+    """Return what of a recipe does not go together, a sentence each."""
+    if recipe.early_stop_patience and not recipe.dev_queries:
+        return ["early_stop_patience needs dev_queries: what is not looked at can't stop the run"]
+    if recipe.family == "cross_encoder" and recipe.temperature != 1:
+        return ["temperature is of late interaction: a cross-encoder's logits are taken as they are"]
+    return []
+
+
+def _is_sagemakers(name: str) -> bool:
+    """Tell whether a hyperparameter is for SageMaker's own tools: a tuning job and the SDK put theirs beside the caller's."""
+    return name.startswith("sagemaker_") or name == "_tuning_objective_metric"
+
+
+def _unquoted(value: str) -> str:
+    """Return a value without the quotes of JSON in which SageMaker's SDK sends a text."""
+    return value[1:-1] if len(value) > 1 and value[0] == value[-1] == '"' else value

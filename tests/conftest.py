@@ -1,0 +1,29 @@
+"""What holds for all tests: which of them see a GPU, and which share a process when several run."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import pytest
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> object:
+    """Keep a file's tests together, and those of the one local cloud: what they share is made once."""
+    from xdist.scheduler import LoadScopeScheduling  # some tests run in environments that have no xdist
+
+    class ByCloud(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0]
+            return "tests/e2e" if file.startswith("tests/e2e/") else file
+
+    return ByCloud(config, log)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """A GPU is seen only by the tests that are about one: everything else computes, and compares, on the CPU."""
+    marks = config.getoption("markexpr", "")
+    asked = "gpu" in marks and "not gpu" not in marks
+    if not asked and not any("tests/gpu" in str(argument) for argument in config.args):
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
