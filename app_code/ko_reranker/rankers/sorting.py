@@ -19,7 +19,7 @@ Found = TypeVar("Found")
 Wanted = TypeVar("Wanted")
 Result = TypeVar("Result")
 # Groups to answers, then the order.
-Sort = Generator[list[Group], Sequence[Answer], list[int]]
+Sort = Generator[Sequence[Group], Sequence[Answer], list[int]]
 
 
 def all_pairs(count: int) -> Sort[float]:
@@ -74,7 +74,7 @@ def heap_sort(count: int, children: int, top: int | None = None) -> Sort[int]:
     return order + [document for document in heap if document is not None]
 
 
-def best_by_pairs(groups: Sequence[Group]) -> Generator[list[Group], Sequence[float], list[int]]:
+def best_by_pairs(groups: Sequence[Group]) -> Generator[Sequence[Group], Sequence[float], list[int]]:
     """Find the place of the best document of each group by pairs, whose answers are those of `all_pairs`.
 
     A group of n takes n - 1 pairs; those of all groups that can be asked at the same time are one round.
