@@ -23,9 +23,12 @@ def cloudformation() -> Iterator[Stubber]:
 
 def test_a_stack_that_is_only_a_change_set_goes_too(cloudformation: Stubber) -> None:
     review = {"StackName": "ko-reranker-local-api", "StackStatus": "REVIEW_IN_PROGRESS", "CreationTime": datetime.now(UTC)}
-    cloudformation.add_response("describe_stacks", {"Stacks": [review]})
-    for _ in ("serving", "pipeline", "data"):
-        cloudformation.add_client_error("describe_stacks", "ValidationError")
+    for key in destroying.ORDER:
+        name = f"ko-reranker-local-{key}"
+        if name == review["StackName"]:
+            cloudformation.add_response("describe_stacks", {"Stacks": [review]}, {"StackName": name})
+        elif key != "edge":  # the local cloud has none
+            cloudformation.add_client_error("describe_stacks", "ValidationError", expected_params={"StackName": name})
     stage = Stage("local", "ko-reranker-local", "ap-northeast-2", lambda service: cloudformation.client)
     [stack] = destroying.plan(stage).stacks
     assert (stack.name, stack.buckets, stack.kept) == ("ko-reranker-local-api", (), ())
