@@ -108,9 +108,14 @@ class _DropoutAttention(torch.autograd.Function):
         sequences = zip(*_split(lengths, attended, query, key, value), output.split(lengths), streams, strict=True)
         for q, k, v, out, stream in sequences:
             scores = _times(q, k.transpose(1, 2), scale)  # (heads, queries, keys)
-            if window is not None and len(out) > window + 1:
-                scores.masked_fill_(~band(len(out), window, q.device)[:, : k.shape[1]], -torch.inf)
+            hidden = (
+                ~band(len(out), window, q.device)[:, : k.shape[1]] if window is not None and len(out) > window + 1 else None
+            )
+            if hidden is not None:
+                scores.masked_fill_(hidden, -torch.inf)
             weights = torch.softmax(scores, -1, out=scores)
+            if hidden is not None and k.shape[1] < len(out):
+                weights.masked_fill_(hidden, 0)  # not NaN for a token whose window holds none of those that are seen
             dropped = draw_keep_mask(stream, index, dropout, torch.empty(weights.shape)).to(weights.dtype).mul_(weights)
             out.copy_((dropped @ v).transpose(0, 1))
             kept += (weights, dropped)

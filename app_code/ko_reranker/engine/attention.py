@@ -110,9 +110,11 @@ def _attend_alone(
     # PyTorch's fused attention of a GPU has no dropout under a window.
     if dropout or (query.dtype == torch.bfloat16 and short):
         scores = torch.matmul(query * (query.shape[3] ** -0.5 if scale is None else scale), key.transpose(2, 3)).float()
-        if mask is not None:
-            scores = scores.masked_fill_(~mask, -torch.inf)
-        return torch.matmul(F.dropout(scores.softmax(-1).to(value.dtype), dropout), value)
+        if mask is None:
+            weights = scores.softmax(-1)
+        else:  # a token whose window holds none of those that are seen gets zeros, as from PyTorch's fused attention
+            weights = scores.masked_fill_(~mask, torch.finfo(scores.dtype).min).softmax(-1).masked_fill(~mask, 0)
+        return torch.matmul(F.dropout(weights.to(value.dtype), dropout), value)
     return F.scaled_dot_product_attention(query, key, value, mask, scale=scale)
 
 
