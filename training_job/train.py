@@ -14,10 +14,10 @@ import contextlib
 import math
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import transformers
@@ -37,7 +37,8 @@ from training_job.loop.checkpoints import CheckpointStore
 from training_job.loop.dataset import RecordFile
 from training_job.loop.dev import DevSet
 from training_job.loop.family import TrainedFamily
-from training_job.loop.groups import Encode, Group, GroupSampler, are_tied, micro_batches, read_ahead
+from training_job.loop.groups import Batch, Encode, GroupSampler, are_tied, micro_batches, read_ahead
+from training_job.loop.in_batch import ReadsApart, in_batch_losses
 from training_job.loop.metrics import MetricsLog, Progress, Rates
 from training_job.loop.run_card import RUN_CARD_FILE, run_card
 from training_job.loop.worker import (
@@ -67,7 +68,14 @@ def train(recipe: Recipe, folders: TrainingFolders, worker: Worker) -> None:
     records = _open_records(folders.dataset / "train.jsonl", recipe, worker)
     family, base_commit = _load_base(recipe, worker.device)
     model, encode = family.model, family.encode
-    sampler = GroupSampler(records, encode, group_size=recipe.group_size, batch_queries=recipe.batch_queries, seed=recipe.seed)
+    sampler = GroupSampler(
+        records,
+        encode,
+        group_size=recipe.group_size,
+        batch_queries=recipe.batch_queries,
+        seed=recipe.seed,
+        whole=recipe.in_batch_negatives,
+    )
     dev = _open_dev(folders.dataset / "dev.jsonl", encode, recipe, worker)
     steps = max(1, round(recipe.epochs * sampler.steps_per_epoch))
     warmup_steps = round(recipe.warmup_fraction * steps)
@@ -85,7 +93,8 @@ def train(recipe: Recipe, folders: TrainingFolders, worker: Worker) -> None:
         fused=True,
     )
     scaler = torch.amp.GradScaler(worker.device.type, enabled=precision == "fp16")
-    autocast_dtype = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+    floating = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+    autocast = torch.autocast(worker.device.type, floating, enabled=floating is not None)
 
     # A checkpoint belongs to one recipe and one dataset.
     identity = {name: value for name, value in asdict(recipe).items() if name not in FREE_HYPERPARAMETERS}
@@ -110,15 +119,25 @@ def train(recipe: Recipe, folders: TrainingFolders, worker: Worker) -> None:
         f"up to {recipe.group_size}, {family.max_length} tokens a {family.reads}."
     )
 
-    def loss_of(groups: Sequence[Group], step: int) -> torch.Tensor:
-        """Return the sum of the groups' losses."""
-        with torch.autocast(worker.device.type, autocast_dtype, enabled=autocast_dtype is not None):
-            logits = family.logits(groups, step)  # (passages,)
-        return family.loss(logits, groups)
+    def losses(batch: Batch, step: int, worker: Worker) -> Iterator[torch.Tensor]:
+        """Yield the sum of the losses of each micro-batch; take its gradient before the next one."""
+        parts = micro_batches(batch.groups, recipe.micro_batch_tokens)
+        if recipe.in_batch_negatives:
+            # The recipe refuses them for a family that does not read query and passages apart.
+            yield from in_batch_losses(cast(ReadsApart, family), parts, batch.shares, step, worker, autocast)
+            return
+        for groups in parts:
+            with autocast:
+                logits = family.logits(groups, step)  # (passages,)
+            yield family.loss(logits, groups)
 
     if worker.device.type == "cuda":
-        groups = micro_batches(sampler.batch(first_step, worker.rank, worker.world_size).groups, recipe.micro_batch_tokens)[:1]
-        remark = be_deterministic(lambda: [loss_of(part, first_step).backward() for part in groups])
+        share = sampler.batch(first_step, worker.rank, worker.world_size).groups
+        first = micro_batches(share, recipe.micro_batch_tokens)[:1]
+        alone = replace(worker, rank=0, world_size=1)
+        remark = be_deterministic(
+            lambda: [loss.backward() for part in first for loss in losses(Batch(part, 1, [part]), first_step, alone)]
+        )
         optimizer.zero_grad(set_to_none=True)
         if remark:
             worker.say(remark)
@@ -158,8 +177,8 @@ def train(recipe: Recipe, folders: TrainingFolders, worker: Worker) -> None:
             torch.manual_seed((recipe.seed * 1_000_003 + step) * worker.world_size + worker.rank)
 
             step_loss = torch.zeros((), device=worker.device)
-            for part in micro_batches(batch.groups, recipe.micro_batch_tokens):
-                loss = loss_of(part, step) / batch.queries  # the batch's mean, over all workers and micro-batches
+            for loss in losses(batch, step, worker):
+                loss = loss / batch.queries  # the batch's mean, over all workers and micro-batches
                 scaler.scale(loss).backward()
                 step_loss += loss.detach()
 
@@ -286,10 +305,11 @@ def main() -> int:
 
 def _open_records(path: Path, recipe: Recipe, worker: Worker) -> RecordFile:
     records = RecordFile(path)
-    if records.without_negatives == len(records):
+    alone = 0 if recipe.in_batch_negatives else records.without_negatives  # others' passages are there to compare with
+    if alone == len(records):
         raise JobError(f"No record of {path.name} has a negative: mine negatives first (mine_negatives), or put some in `neg`.")
-    if records.without_negatives:
-        worker.say(f"{records.without_negatives} of {len(records)} records have no negative and teach nothing.")
+    if alone:
+        worker.say(f"{alone} of {len(records)} records have no negative and teach nothing.")
     if recipe.distillation_weight:
         if not records.with_scores:
             raise JobError(

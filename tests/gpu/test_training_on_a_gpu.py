@@ -99,19 +99,21 @@ def job(base: Path, **changes: str) -> TrainingFolders:
     return folders
 
 
-def run(folders: TrainingFolders, precision: str) -> dict[str, torch.Tensor]:
+def run(folders: TrainingFolders, **changes: str) -> dict[str, torch.Tensor]:
     torch.cuda.set_device(0)
-    train(load_recipe(RECIPE | {"precision": precision}), folders, Worker(0, 1, 0, torch.device("cuda", 0)))
+    train(load_recipe(RECIPE | changes), folders, Worker(0, 1, 0, torch.device("cuda", 0)))
     return load_file(folders.model / "model.safetensors")
 
 
+@pytest.mark.parametrize("changes", [{}, {"recipe": "tiny-colbert", "in_batch_negatives": "true"}], ids=["mini", "in-batch"])
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
-def test_a_run_and_a_resumed_one_end_with_the_same_weights(precision, tmp_path, monkeypatch, capsys) -> None:
+def test_a_run_and_a_resumed_one_end_with_the_same_weights(precision, changes, tmp_path, monkeypatch, capsys) -> None:
     if precision == "bf16" and torch.cuda.get_device_capability() < (8, 0):
         pytest.skip("this GPU has no bf16")
-    once = run(job(tmp_path / "once"), precision)
+    changes = changes | {"precision": precision}
+    once = run(job(tmp_path / "once"), **changes)
     assert "deterministic" not in capsys.readouterr().out
-    again = run(job(tmp_path / "again"), precision)
+    again = run(job(tmp_path / "again"), **changes)
     assert all(torch.equal(once[name], again[name]) for name in once)
 
     folders, save = job(tmp_path / "cut"), CheckpointStore.save
@@ -122,9 +124,9 @@ def test_a_run_and_a_resumed_one_end_with_the_same_weights(precision, tmp_path, 
 
     monkeypatch.setattr(CheckpointStore, "save", save_and_die)
     with pytest.raises(KeyboardInterrupt):
-        run(folders, precision)
+        run(folders, **changes)
     monkeypatch.setattr(CheckpointStore, "save", save)
-    resumed = run(folders, precision)
+    resumed = run(folders, **changes)
     assert "Resuming after step 2" in capsys.readouterr().out
     assert all(torch.equal(once[name], resumed[name]) for name in once)
 

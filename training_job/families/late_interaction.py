@@ -34,6 +34,7 @@ from ko_reranker.rankers.late_interaction_texts import ApartEncoder, EncodedText
 from ko_reranker.rankers.loading import family_of
 from ko_reranker.recipes import Recipe
 from training_job.loop.groups import Group, group_loss
+from training_job.loop.max_sim import Passages, max_sims
 from training_job.loop.packed import PACKED_ATTENTION, PackedEncoder, check_architecture, compute_twice
 
 # Newton's steps of the calibration at most; it takes some ten.
@@ -71,7 +72,7 @@ class LateInteraction:
     ) -> None:
         self.settings, self._tokenizer = settings, tokenizer
         self.max_length, self.query_room = settings.document_length, settings.query_length
-        self._temperature, self._normalised = recipe.temperature, settings.reduce == "mean"
+        self.channels, self.temperature, self.mean = settings.dim, recipe.temperature, settings.reduce == "mean"
         self._share, self._teacher_temperature = recipe.distillation_weight, recipe.distillation_temperature
         self._texts = ApartEncoder(tokenizer, settings)
         if recipe.gradient_checkpointing:
@@ -117,18 +118,46 @@ class LateInteraction:
         """Return the query and its passages; the end of a long one is cut off."""
         asked, query_cut = self._texts.query(query)
         pieces = self._texts.documents(passages).pieces
-        return ApartGroup(record, tuple(piece.item for piece in pieces), teacher, query_cut, (asked, *pieces))
+        return ApartGroup(record, tuple(piece.item for piece in pieces), teacher, query_cut, texts=(asked, *pieces))
 
     def logits(self, groups: Sequence[Group], step: int) -> torch.Tensor:
         """Return the passages' MaxSim by the temperature."""
-        return torch.cat(self._max_sims(groups, step)) / self._temperature
+        return torch.cat(self._max_sims(groups, step)) / self.temperature
 
-    def loss(self, logits: torch.Tensor, groups: Sequence[Group]) -> torch.Tensor:
+    def vectors(self, groups: Sequence[Group], step: int) -> list[list[torch.Tensor]]:
+        """Return of each group the vectors of the query, then of each passage: float32, (vectors, dim), each of length 1."""
+        texts = [text for group in groups for text in _apart(group).texts]
+        streams = [(step, group.record, index) for group in groups for index in range(len(_apart(group).texts))]
+        states = self._encoder([text.item for text in texts], streams)
+        vectors = F.normalize(self._projection(states).float(), dim=-1)  # (tokens, dim)
+        counted = (
+            own[torch.from_numpy(text.counted).to(own.device)]
+            for own, text in zip(vectors.split(self._encoder.batch.lengths), texts, strict=True)
+        )
+        return [[next(counted) for _ in _apart(group).texts] for group in groups]
+
+    def counts(self, group: Group) -> list[int]:
+        """Return how many vectors each passage of a group has."""
+        return [len(text.counted) for text in _apart(group).texts[1:]]
+
+    def loss(self, logits: torch.Tensor, groups: Sequence[Group], others: torch.Tensor | None = None) -> torch.Tensor:
         """Return the groups' cross-entropy, or their divergence from the teacher's scores.
 
         MaxSim and a teacher's scores have nothing of a scale in common: each group's are brought to 0..1.
+
+        Args:
+            logits: (passages,), group after group.
+            groups: what they are of.
+            others: (groups, any); logits of other groups' passages, negatives as well.
         """
-        return group_loss(logits, groups, distillation_weight=self._share, temperature=self._teacher_temperature, min_max=True)
+        return group_loss(
+            logits,
+            groups,
+            distillation_weight=self._share,
+            temperature=self._teacher_temperature,
+            min_max=True,
+            others=others,
+        )
 
     def calibrate(self, batches: Sequence[Sequence[Group]]) -> dict[str, Any]:
         """Return scale and offset that turn the mean of a query's best matches into a logit, fitted on dev."""
@@ -139,7 +168,7 @@ class LateInteraction:
         with torch.no_grad():
             for groups in batches:
                 for group, sims in zip(groups, self._max_sims(groups, 0), strict=True):
-                    count = 1 if self._normalised else len(_apart(group).texts[0].counted)
+                    count = 1 if self.mean else len(_apart(group).texts[0].counted)
                     means.append((sims.double() / count).cpu().numpy())
         return {"calibration": asdict(fit_calibration(means))}
 
@@ -157,19 +186,10 @@ class LateInteraction:
 
     def _max_sims(self, groups: Sequence[Group], step: int) -> list[torch.Tensor]:
         """Return each group's MaxSims, (passages,)."""
-        texts = [text for group in groups for text in _apart(group).texts]
-        streams = [(step, group.record, index) for group in groups for index in range(len(_apart(group).texts))]
-        states = self._encoder([text.item for text in texts], streams)
-        vectors = F.normalize(self._projection(states).float(), dim=-1)  # (tokens, dim)
-        counted = [
-            own[torch.from_numpy(text.counted).to(own.device)]
-            for own, text in zip(vectors.split(self._encoder.batch.lengths), texts, strict=True)
-        ]
-        found, start = [], 0
-        for group in groups:
-            end = start + len(_apart(group).texts)
-            found.append(max_sims(counted[start], counted[start + 1 : end], mean=self._normalised))
-            start = end
+        found = []
+        for query, *own in self.vectors(groups, step):
+            passages = Passages(torch.cat(own), [len(rows) for rows in own])
+            found.append(max_sims(query, passages.take(passages.nearest(query)), passages.absent, mean=self.mean))
         return found
 
 
@@ -177,19 +197,6 @@ def _apart(group: Group) -> ApartGroup:
     if not isinstance(group, ApartGroup):
         raise TypeError(f"a group of {type(group).__name__} is not read apart")
     return group
-
-
-def max_sims(query: torch.Tensor, passages: Sequence[torch.Tensor], *, mean: bool) -> torch.Tensor:
-    """Return each passage's MaxSim, (passages,): the sum or mean, over the query's vectors, of each one's nearest.
-
-    Args:
-        query: float32, (vectors, dim), each of length 1.
-        passages: float32, (vectors, dim) each, of any numbers of vectors; of none every cosine is -1.
-        mean: of the query's vectors, instead of the sum.
-    """
-    cosines = (query @ torch.cat(list(passages)).T).split([len(rows) for rows in passages], 1)
-    best = torch.stack([own.amax(1) if own.shape[1] else own.new_full((len(query),), -1.0) for own in cosines])
-    return best.mean(1) if mean else best.sum(1)
 
 
 def fit_calibration(groups: Sequence[np.ndarray]) -> Calibration:

@@ -7,7 +7,7 @@ import random
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import numpy as np
@@ -34,12 +34,17 @@ class Group:
         pairs: a sequence for each passage, at least one; a cross-encoder's hold the query, too.
         teacher: a teacher's score of each passage, or None.
         query_cut: whether the query was longer than there is room for, and was cut.
+        query, passages: the texts.
+        positives: all texts that the record knows to be right, the one in the group among them.
     """
 
     record: int
     pairs: tuple[Item, ...]
     teacher: tuple[float, ...] | None = None
     query_cut: bool = False
+    query: str = ""
+    passages: tuple[str, ...] = ()
+    positives: frozenset[str] = frozenset()
 
     @property
     def tokens(self) -> int:
@@ -58,10 +63,12 @@ class Batch:
     Attributes:
         groups: this worker's.
         queries: how many groups all workers have together, which the loss is the mean of.
+        shares: the groups of each worker, by rank, where the sampler makes them all; else none.
     """
 
     groups: list[Group]
     queries: int
+    shares: Sequence[Sequence[Group]] = ()
 
 
 class GroupSampler:
@@ -75,14 +82,25 @@ class GroupSampler:
         group_size: passages per query at most; a record with fewer negatives makes a smaller group.
         batch_queries: queries per step, over all workers; the last step of an epoch takes what is left.
         seed: of the order of the records and the choice of their passages.
+        whole: make the other workers' groups, too: where queries are compared with their passages, knowing these spares asking.
     """
 
-    def __init__(self, records: RecordFile, encode: Encode, *, group_size: int, batch_queries: int, seed: int) -> None:
+    def __init__(
+        self,
+        records: RecordFile,
+        encode: Encode,
+        *,
+        group_size: int,
+        batch_queries: int,
+        seed: int,
+        whole: bool = False,
+    ) -> None:
         self.records = records
         self.encode = encode
         self.group_size = group_size
         self.batch_queries = batch_queries
         self.seed = seed
+        self.whole = whole
         self.steps_per_epoch = math.ceil(len(records) / batch_queries)
         self._order: tuple[int, np.ndarray] | None = None  # the epoch, and its records in their order
 
@@ -92,8 +110,11 @@ class GroupSampler:
         if self._order is None or self._order[0] != epoch:
             self._order = (epoch, np.random.default_rng([self.seed, epoch]).permutation(len(self.records)))
         chosen = self._order[1][place * self.batch_queries : (place + 1) * self.batch_queries].tolist()
-        groups = [self._group(index, epoch) for index in share_of(chosen, self.records.size, rank, world_size)]
-        return Batch(groups, len(chosen))
+        ranks = range(world_size) if self.whole else [rank]
+        shares = [
+            [self._group(index, epoch) for index in share_of(chosen, self.records.size, one, world_size)] for one in ranks
+        ]
+        return Batch(shares[rank], len(chosen), shares) if self.whole else Batch(shares[0], len(chosen))
 
     def _group(self, index: int, epoch: int) -> Group:
         record = self.records[index]
@@ -113,7 +134,11 @@ def make_group(encode: Encode, index: int, record: TrainingRecord, positive: int
     teacher = None
     if record.positive_scores is not None and record.negative_scores is not None:
         teacher = (record.positive_scores[positive], *(record.negative_scores[place] for place in negatives))
-    return encode(index, normalise(record.query), passages, teacher)
+    query = normalise(record.query)
+    group = encode(index, query, passages, teacher)
+    return replace(
+        group, query=query, passages=tuple(passages), positives=frozenset({passages[0], *map(normalise, record.positives)})
+    )
 
 
 def share_of(items: Sequence[int], size: Callable[[int], int], rank: int, world_size: int) -> list[int]:
@@ -161,12 +186,14 @@ def group_loss(
     distillation_weight: float = 0.0,
     temperature: float = 1.0,
     min_max: bool = False,
+    others: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Return the sum of the groups' losses.
 
-    A group's loss is the softmax cross-entropy of its first pair. Where a teacher scored the group, a share of that gives way
-    to the Kullback-Leibler divergence of the group's softmax from the teacher's, both at a temperature, times its square
-    (which keeps the gradient's size). Groups may differ in size; a group of one has nothing to compare and adds nothing.
+    A group's loss is the softmax cross-entropy of its first pair, among the group's and, where they are given, other passages.
+    Where a teacher scored the group, a share of that gives way to the Kullback-Leibler divergence of the group's softmax from
+    the teacher's, both at a temperature, times its square (which keeps the gradient's size). Groups may differ in size; a group
+    of one without others has nothing to compare and adds nothing.
 
     A sum, so that adding up micro-batches and dividing once by the queries of the step gives the whole batch's mean, whatever
     the split.
@@ -178,12 +205,14 @@ def group_loss(
         temperature: of both softmaxes in the divergence; higher listens more to how the teacher ranks the negatives.
         min_max: bring each group's logits and teacher's scores to 0..1 in the divergence, where their scales have nothing in
             common.
+        others: (groups, any); logits of other groups' passages, which a teacher did not score; -inf counts for nothing.
     """
     sizes = torch.tensor([len(group.pairs) for group in groups])
     columns = torch.arange(int(sizes.max()))
     present = (columns < sizes[:, None]).to(logits.device)  # (groups, largest group)
     scores = logits.new_full(present.shape, -math.inf, dtype=torch.float32).masked_scatter(present, logits.float())
-    losses = -scores.log_softmax(1)[:, 0]  # (groups,)
+    candidates = scores if others is None else torch.cat([scores, others.float()], 1)
+    losses = -candidates.log_softmax(1)[:, 0]  # (groups,)
     if distillation_weight and any(group.teacher for group in groups):
         listening = torch.tensor([group.teacher is not None for group in groups], device=logits.device)
         given = [score for group in groups for score in group.teacher or [0.0] * len(group.pairs)]

@@ -6,7 +6,7 @@ import contextlib
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -66,6 +66,26 @@ class Worker:
         if self.world_size > 1:
             for work in [dist.all_reduce(parameter.grad, async_op=True) for parameter in parameters]:
                 work.wait()
+
+    def all_gather_rows(self, rows: torch.Tensor, counts: Sequence[int]) -> torch.Tensor:
+        """Return all workers' rows, (sum of counts, width), worker after worker.
+
+        Args:
+            rows: this worker's, (counts[rank], width).
+            counts: how many each worker has, by rank; all of them know.
+        """
+        if self.world_size == 1:
+            return rows
+        most = max(counts)
+        sent = torch.cat([rows, rows.new_zeros(most - len(rows), rows.shape[1])])
+        everyone = [torch.empty_like(sent) for _ in counts]
+        dist.all_gather(everyone, sent)
+        return torch.cat([theirs[:count] for theirs, count in zip(everyone, counts, strict=True)])
+
+    def all_reduce_rows(self, rows: torch.Tensor) -> None:
+        """Put the sum of all workers' rows into each one's."""
+        if self.world_size > 1:
+            dist.all_reduce(rows)
 
     def all_have(self, mine: list[int]) -> set[int]:
         """Return what is in every worker's list."""

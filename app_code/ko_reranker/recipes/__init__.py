@@ -43,6 +43,8 @@ class Recipe:
         temperature: what MaxSim is divided by before the softmax: 0.02 of a mean over the query's tokens, 1 of a sum.
         query_length: tokens per query; max_length is then what a passage has.
         projection_dim: channels of a token's vector, where the base has no projection yet.
+        in_batch_negatives: compare a query with the passages of all queries of the step, over all workers, not with its own
+            alone; costs one more forward pass.
     """
 
     name: str
@@ -70,6 +72,7 @@ class Recipe:
     temperature: Annotated[float, Limits(above=0)] = 1.0
     query_length: Annotated[int, Limits(least=8, most=8192)] = 64
     projection_dim: Annotated[int, Limits(least=8, most=4096)] = 128
+    in_batch_negatives: bool = False
 
 
 def changed(recipes: Mapping[str, Mapping[str, Any]], hyperparameters: Mapping[str, str]) -> Recipe:
@@ -102,11 +105,19 @@ def changed(recipes: Mapping[str, Mapping[str, Any]], hyperparameters: Mapping[s
 
 def contradictions(recipe: Recipe) -> list[str]:
     """Return what of a recipe does not go together, a sentence each."""
+    problems = []
     if recipe.early_stop_patience and not recipe.dev_queries:
-        return ["early_stop_patience needs dev_queries: what is not looked at can't stop the run"]
-    if recipe.family == "cross_encoder" and recipe.temperature != 1:
-        return ["temperature is of late interaction: a cross-encoder's logits are taken as they are"]
-    return []
+        problems += ["early_stop_patience needs dev_queries: what is not looked at can't stop the run"]
+    apart = recipe.family == "late_interaction"
+    if recipe.temperature != 1 and not apart:
+        problems += ["temperature is of late interaction: a cross-encoder's logits are taken as they are"]
+    if recipe.in_batch_negatives and not apart:
+        problems += [
+            "in_batch_negatives is of late interaction: a cross-encoder would have to read every query with every passage"
+        ]
+    if recipe.in_batch_negatives and recipe.batch_queries < 2:
+        problems += ["in_batch_negatives needs batch_queries of 2 or more: a query alone has nobody else's passages"]
+    return problems
 
 
 def _is_sagemakers(name: str) -> bool:
