@@ -227,9 +227,15 @@ def _load(settings: MiningSettings, device: str) -> Ranker | None:
     from ko_reranker.rankers import EngineOptions, RankerError, load_ranker
 
     try:
-        return load_ranker(settings.teacher, EngineOptions(device=device), trust_remote_code=settings.trust_remote_code)
+        teacher = load_ranker(settings.teacher, EngineOptions(device=device), trust_remote_code=settings.trust_remote_code)
     except (ModelNotFoundError, RankerError) as error:
         raise JobError(f"The teacher: {error}") from error
+    if not teacher.absolute:
+        teacher.close()
+        raise JobError(
+            f"The teacher {settings.teacher} compares documents and gives no scores, only their order: name one that scores."
+        )
+    return teacher
 
 
 def read_dataset(path: Path) -> list[TrainingRecord]:

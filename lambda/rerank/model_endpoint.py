@@ -107,7 +107,9 @@ class ModelEndpoint:
             )
         # Written before any is sent: what can't be sent is refused before it costs anything.
         bodies = [_body(part) for part in parts]
-        if len(parts) > 1 and self.facts(request_id, on_call=on_call, deadline=deadline).whole:
+        if len(parts) > 1 and (facts := self.facts(request_id, on_call=on_call, deadline=deadline)).whole:
+            if len(request.documents) > facts.max_documents:
+                raise _too_many(len(request.documents), facts.max_documents)
             parts, bodies = [request], [_body(request)]
 
         def call(place: int) -> RerankResult:
@@ -258,6 +260,12 @@ def _names_absence(message: str) -> bool:
 
 def _too_large() -> ProtocolError:
     return ProtocolError(413, f"a document or query is over the limit of {MAX_CALL_BYTES / 1e6:g} MB", "documents")
+
+
+def _too_many(documents: int, most: int) -> ProtocolError:
+    return invalid(
+        "documents", f"are {documents}, over the limit of {most} of a model that compares them: send fewer at a time"
+    )
 
 
 def _slow() -> ProtocolError:

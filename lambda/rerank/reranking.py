@@ -196,7 +196,7 @@ def _openapi(asked: _Asked) -> dict[str, Any]:
 
 def _describe(asked: _Asked) -> dict[str, Any]:
     facts = asked.endpoint.facts(asked.report.request_id, on_call=asked.report.count_call)
-    limit = asked.settings.max_documents_of(asked.caller.tier)
+    limit = min(facts.max_documents, asked.settings.max_documents_of(asked.caller.tier))
     return _told(asked, describe(asked.operation, replace(facts, max_documents=limit), asked.path))
 
 

@@ -1,13 +1,15 @@
 """The smoke test of a release: the endpoint must answer golden queries as the candidate did in its evaluation.
 
 Scores are absolute and the same on every machine up to rounding, so agreement shows that the endpoint serves the very model
-that was asked for, not only that something answers.
+that was asked for, not only that something answers. Of a model that compares documents it is their order that has to agree.
 """
 
 from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
+from itertools import combinations
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -15,6 +17,9 @@ from ko_reranker.data.errors import PipelineError
 
 # Half precision on a GPU against fp32 in an evaluation: sigmoid scores differ in the third digit.
 TOLERANCE = 0.02
+# There a close comparison may turn out the other way, and what was compared after it with it. Of another model half of all
+# pairs of documents would stand the other way round.
+ORDER_TOLERANCE = 0.1
 # For a model that came with no golden queries: that it answers in form.
 _ANY = {
     "query": "서울에서 부산까지 기차로 얼마나 걸리나요?",
@@ -34,7 +39,8 @@ def check_endpoint(endpoint: str, golden_uri: str, s3: Any, runtime: Any) -> dic
         golden_uri: the S3 URI of a ``golden.json``, or ``none`` for a model without one.
 
     Returns:
-        ``queries`` asked and ``max_difference``, the largest difference of a score (0 to 1) from the golden one.
+        ``queries`` asked and ``max_difference``, the largest difference of a score (0 to 1) from the golden one; of a model
+        that compares, the largest share of a query's pairs of documents that stand the other way round.
 
     Raises:
         PipelineError: naming the query's number and what was wrong with the answer.
@@ -47,6 +53,9 @@ def check_endpoint(endpoint: str, golden_uri: str, s3: Any, runtime: Any) -> dic
     worst = 0.0
     for number, golden in enumerate(queries):
         scores = _ask(endpoint, golden, number, runtime)
+        if golden.get("absolute") is False:
+            worst = max(worst, _check_order(number, scores, golden["scores"]))
+            continue
         for index, expected in enumerate(golden.get("scores", ())):
             difference = abs(scores[index] - expected)
             worst = max(worst, difference)
@@ -56,6 +65,19 @@ def check_endpoint(endpoint: str, golden_uri: str, s3: Any, runtime: Any) -> dic
                     "the endpoint does not serve the model that was asked for"
                 )
     return {"queries": len(queries), "max_difference": round(worst, 6)}
+
+
+def _check_order(number: int, scores: dict[int, float], expected: Sequence[float]) -> float:
+    """Return the share of pairs of documents that stand the other way round."""
+    pairs = [(one, other) for one, other in combinations(range(len(expected)), 2) if expected[one] != expected[other]]
+    turned = sum((scores[one] > scores[other]) != (expected[one] > expected[other]) for one, other in pairs)
+    share = turned / max(1, len(pairs))
+    if share > ORDER_TOLERANCE:
+        raise PipelineError(
+            f"golden query {number}: {share:.0%} of its pairs of documents stand the other way round than in the evaluation: "
+            "the endpoint does not serve the model that was asked for"
+        )
+    return share
 
 
 def _ask(endpoint: str, golden: dict[str, Any], number: int, runtime: Any) -> dict[int, float]:

@@ -27,7 +27,7 @@ from ko_reranker.data.records import TrainingRecord
 from ko_reranker.evaluation import plots
 from ko_reranker.evaluation.bm25 import Bm25
 from ko_reranker.evaluation.candidates import CandidateSet, candidate_sets
-from ko_reranker.evaluation.comparison import first_stage_row, fused_row, row_of, run_row
+from ko_reranker.evaluation.comparison import Ranking, first_stage_row, fused_row, row_of, run_row
 from ko_reranker.evaluation.evaluate import EvaluationError, EvaluationSettings, _identity, evaluate
 from ko_reranker.evaluation.metrics import METRICS, bootstrap_intervals, ranking_metrics
 from ko_reranker.evaluation.questions import Question, TestSet, TestSetError, read_test_set
@@ -199,18 +199,20 @@ def test_a_ranker_that_ties_everything_gets_what_chance_gives() -> None:
 
 def test_a_row_has_latency_and_tokens_and_the_progress_of_its_queries() -> None:
     sets, done = sets_of(3), []
-    row = run_row(lambda query, documents: (np.arange(len(documents)), 7 * len(documents)), sets, done.append)
+    ranking = lambda query, documents: Ranking(np.arange(len(documents)), 7 * len(documents), len(documents))  # noqa: E731
+    row = run_row(ranking, sets, done.append)
     assert done == [1, 2, 3]
     figures = row.to_json()
     assert 0 < figures["latency_ms_p50"] <= figures["latency_ms_p95"]
     assert figures["tokens_per_second"] > 0
-    assert row.tokens == 210
+    assert (row.tokens, figures["tokens_per_query"], figures["calls_per_query"]) == (210, 70, 10)
+    assert figures["minutes_per_1000"] == pytest.approx(float(row.seconds.mean()) * 1_000 / 60, abs=1e-3)
     assert "latency_ms_p50" not in first_stage_row(sets).to_json()
 
 
 def test_a_fused_row_is_ranked_by_both_scores() -> None:
     sets = candidate_sets(TEST_SET, "morphemes", 4, 0)
-    wrong = run_row(lambda query, documents: (-np.arange(len(documents), dtype=np.float32), 1), sets)
+    wrong = run_row(lambda query, documents: Ranking(-np.arange(len(documents), dtype=np.float32), 1), sets)
     fused = fused_row(wrong, sets, 0.9)
     for item, scores, given in zip(sets, fused.scores, wrong.scores, strict=True):
         assert scores.tolist() == fuse(item.first_stage, given, weight=0.9)
@@ -284,7 +286,7 @@ def test_the_job_leaves_figures_golden_queries_and_a_page_that_stands_alone(job)
         assert all(0 < score < 1 for score in item["scores"])
         assert 0 <= item["positive"] < len(item["documents"])
     page = (folders.output / "report.html").read_text(encoding="utf-8")
-    assert page.count("<svg") == 4 and "</html>" in page and "candidate − no reranker" in page
+    assert page.count("<svg") == 5 and "</html>" in page and "candidate − no reranker" in page
     assert page.count(">no reranker</text>") == 4  # every bar and line has its name
     assert "<script" not in page and 'src="http' not in page
     assert (folders.output / "manifest.json").is_file()
@@ -408,6 +410,10 @@ def test_the_command_compares_models_on_a_test_set_anywhere(tmp_path: Path) -> N
         (("--data", "bad.jsonl"), "bad.jsonl line 1, pos: needs at least one passage"),
         (("--data", "bad.jsonl", "--candidate", "x"), "with --data name each model with --model"),
         (("--data", "bad.jsonl", "--model", "a/x", "--model", "b/x"), "two models are called x"),
+        (
+            ("--data", "bad.jsonl", "--model", "a/x", "--prompt", "setwise-ko"),
+            "--prompt setwise-ko: name a model and its prompt",
+        ),
     ],
 )
 def test_the_command_says_in_one_line_what_is_wrong(tmp_path: Path, arguments: tuple[str, ...], said: str) -> None:

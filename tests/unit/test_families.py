@@ -25,7 +25,7 @@ class Stub(StubRanker):
 
 @pytest.fixture(autouse=True)
 def stub_family(monkeypatch):
-    family = Family(f"{__name__}:Stub", lambda folder: (folder / "stub.json").is_file(), ("ForStubs",))
+    family = Family(f"{__name__}:Stub.load", lambda folder: (folder / "stub.json").is_file(), ("ForStubs",))
     monkeypatch.setitem(FAMILIES, "stub", family)
 
 

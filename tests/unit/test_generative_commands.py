@@ -12,14 +12,17 @@ import pytest
 from generative_models import decoder, qwen_tokenizer, saved, shape
 from transformers import Qwen3Config
 
+from ko_reranker.commands.evaluate import print_report
+from ko_reranker.container import JobError, ProcessingFolders
 from ko_reranker.data.records import TrainingRecord
 from ko_reranker.evaluation.comparison import golden_queries
-from ko_reranker.evaluation.evaluate import EvaluationSettings, evaluate
+from ko_reranker.evaluation.evaluate import EvaluationError, EvaluationSettings, evaluate
 from ko_reranker.evaluation.questions import TestSet, read_test_set
+from ko_reranker.evaluation.report import render_report
 from ko_reranker.models import model_digest
 from ko_reranker.rankers import EngineOptions, load_ranker
 from ko_reranker.rankers.prompts import shipped_prompts
-from training_job.mine import MiningSettings, mine_records
+from training_job.mine import MiningSettings, mine, mine_records
 
 TOPICS = ["서울 인구", "부산 항구", "한국 도시"]
 CPU = EngineOptions(device="cpu", workers=1)
@@ -57,12 +60,69 @@ def test_it_is_evaluated_beside_others_as_it_is_served(folder, test_set):
     np.testing.assert_allclose(golden["scores"], 1 / (1 + np.exp(-logits)), atol=1e-4)
 
 
+def test_families_stand_side_by_side_with_what_they_give_and_take(folder, test_set, capsys):
+    models = {"cross": "sample:tiny", "point": str(folder), "set": str(folder)}
+    settings = EvaluationSettings(
+        models, candidates=5, engine=CPU, prompts={"set": "setwise-ko"}, top_n=2, usd_per_hour=6.0, fuse=0.5
+    )
+    report, rows, _ = evaluate(test_set, settings)
+    assert report["kinds"] == {
+        "cross": "cross-encoder",
+        "point": "generative, pointwise",
+        "set": "generative, setwise",
+        "cross+bm25": "cross-encoder and BM25",
+        "point+bm25": "generative, pointwise and BM25",
+        "set+bm25": "generative, setwise and BM25",
+    }
+    assert (rows["point"].absolute, rows["set"].absolute) == (True, False)
+    figures = report["rows"]
+    assert figures["point"]["calls_per_query"] == 5 and 1 <= figures["set"]["calls_per_query"] <= 3
+    assert figures["set"]["usd_per_1000"] == pytest.approx(figures["set"]["minutes_per_1000"] / 10, abs=1e-3)
+    assert "usd_per_1000" not in figures["none"]
+    capsys.readouterr()
+    print_report(report)
+    said = capsys.readouterr().out
+    assert "generative, setwise" in said and "US$/1,000 queries" in said and "calls/query" in said
+    page = render_report(report)
+    assert "Side by side" in page and page.count("<svg") == 5
+
+
+def test_golden_queries_of_a_model_that_compares_are_orders(folder, test_set):
+    settings = EvaluationSettings(
+        {"candidate": str(folder)}, candidates=4, max_queries=2, engine=CPU, prompts={"candidate": "setwise-ko"}
+    )
+    _, rows, sets = evaluate(test_set, settings)
+    golden = golden_queries(rows, sets)["queries"][0]
+    assert golden["absolute"] is False
+    assert sorted(golden["scores"]) == pytest.approx([0.25, 0.5, 0.75, 1.0])
+
+
+@pytest.mark.parametrize(
+    ("models", "prompts", "message"),
+    [
+        ({"one": "sample:tiny"}, {"other": "setwise-ko"}, "a prompt for other, and no model of that name"),
+        ({"one": "sample:tiny"}, {"one": "setwise-ko"}, "The one model: sample:tiny is no generative reranker"),
+        ({"one": "bm25:morphemes"}, {"one": "setwise-ko"}, "a prompt for one, which is no model"),
+    ],
+)
+def test_a_prompt_for_what_reads_none_is_refused(test_set, models, prompts, message):
+    with pytest.raises(EvaluationError, match=message):
+        evaluate(test_set, EvaluationSettings(models, candidates=5, engine=CPU, prompts=prompts))
+
+
 def test_models_that_differ_in_their_prompt_alone_are_two_models(folder, test_set, tmp_path):
     other = shutil.copytree(folder, tmp_path / folder.name)
     (other / "prompt.yaml").write_text(shipped_prompts()["general-ko"], encoding="utf-8")
     assert model_digest(other) != model_digest(folder)
     _, rows, _ = evaluate(test_set, EvaluationSettings({"one": str(folder), "other": str(other)}, candidates=5, engine=CPU))
     assert not np.allclose(np.concatenate(rows["one"].scores), np.concatenate(rows["other"].scores))
+
+
+def test_a_model_that_compares_is_no_teacher(folder, tmp_path):
+    teacher = shutil.copytree(folder, tmp_path / "teacher")
+    (teacher / "reranker.json").write_text('{"family": "generative", "generative": {"prompt": "setwise-ko"}}')
+    with pytest.raises(JobError, match="gives no scores, only their order"):
+        mine(ProcessingFolders(tmp_path), MiningSettings(teacher=str(teacher)), device="cpu")
 
 
 def test_it_teaches_which_negatives_are_hard(folder, records):

@@ -213,7 +213,8 @@ def test_a_calibration_turns_what_the_head_gives_into_a_logit(plain):
     [
         ({"prompt": "qwen"}, "there is no prompt 'qwen': there are"),
         ({"prompt": "qwen3-reranker", "prompt_sha256": "0" * 64}, "was trained with another prompt"),
-        ({"prompt": "qwen3-reranker", "method": "pairwise"}, "method = 'pairwise'"),
+        ({"prompt": "qwen3-reranker", "method": "bubble"}, "method = 'bubble'"),
+        ({"prompt": "qwen3-reranker", "method": "pairwise"}, "a prompt for pointwise"),
         ({"prompt": "qwen3-reranker", "method": "likelihood"}, "generative.method likelihood, and a prompt for pointwise"),
         ({"prompt": "likelihood-ko", "negative": "no"}, "a negative answer and no positive one"),
         ({"prompt": "qwen3-reranker", "windows": 20}, "windows, which this version does not know: update it"),

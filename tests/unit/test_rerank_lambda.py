@@ -217,6 +217,23 @@ def test_a_model_that_took_over_while_a_request_was_split_is_asked_for_again(mod
     assert api(BODY)[0] == 200
 
 
+def test_what_comparing_cost_is_told_and_more_documents_than_it_takes_are_refused(modules, server, capsys):
+    server.reset()
+    api = Api(*modules, server, capsys, documents_per_call=1)
+    api.answers(b'{"model": "comparing", "max_length": 512, "whole": true, "max_documents": 2}')
+    effort = {"model_calls": 6, "comparisons": 3, "output_tokens": 2}
+    places = {"logits": [0.5, 1.0], "tokens": [7, 7], "truncated": [False] * 2, "model": "comparing", "absolute": False}
+    api.answers(json.dumps(places | {"effort": effort, "warnings": ["one answer was no order"]}).encode())
+    status, body, _ = api(BODY)
+    assert (status, body["usage"]) == (200, {"prompt_tokens": 14, "completion_tokens": 2, "total_tokens": 16})
+    assert body["meta"]["cost"] == {"model_calls": 6, "comparisons": 3, "input_tokens": 14, "output_tokens": 2}
+    assert body["meta"]["tokens"] == {"input_tokens": 14, "output_tokens": 2}
+    assert "one answer was no order" in body["meta"]["warnings"]
+    status, body, _ = api(BODY | {"documents": ["하나", "둘", "셋"]})
+    assert (status, body["error"]["param"], len(server.requests)) == (422, "documents", 2)
+    assert "over the limit of 2" in body["message"]
+
+
 @pytest.mark.parametrize(("instructed", "warnings"), [(True, 0), (False, 1)])
 def test_an_instruction_that_no_model_reads_is_a_warning(api, instructed, warnings):
     answer = {"logits": [1.0, 2.0], "tokens": [7, 7], "truncated": [False, False], "model": "m", "instructed": instructed}

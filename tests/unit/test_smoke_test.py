@@ -23,13 +23,15 @@ def body(value: Any) -> StreamingBody:
     return StreamingBody(io.BytesIO(data), len(data))
 
 
-def check(scores: list[float] | None, golden: str = "s3://data/runs/r/evaluation/golden.json") -> dict[str, Any]:
+def check(
+    scores: list[float] | None, golden: str = "s3://data/runs/r/evaluation/golden.json", holds: Any = GOLDEN
+) -> dict[str, Any]:
     """Run the check against an endpoint that answers these scores."""
     s3, runtime = (boto3.client(name, region_name="ap-northeast-2") for name in ("s3", "sagemaker-runtime"))
     results = [{"index": i, "relevance_score": score} for i, score in enumerate(scores or ())]
     with Stubber(s3) as s3_stub, Stubber(runtime) as runtime_stub:
         if golden != "none":
-            s3_stub.add_response("get_object", {"Body": body(GOLDEN)}, {"Bucket": "data", "Key": golden.split("/", 3)[3]})
+            s3_stub.add_response("get_object", {"Body": body(holds)}, {"Bucket": "data", "Key": golden.split("/", 3)[3]})
         runtime_stub.add_response("invoke_endpoint", {"Body": body({"results": results})})
         return golden_queries.check_endpoint("endpoint", golden, s3, runtime)
 
@@ -41,6 +43,18 @@ def test_the_scores_of_the_evaluation_pass_and_the_largest_difference_is_told() 
 def test_another_models_scores_are_refused() -> None:
     with pytest.raises(PipelineError, match="does not serve the model"):
         check([0.6, 0.1])
+
+
+def test_of_a_model_that_compares_the_orders_are_compared() -> None:
+    places = [place / 10 for place in range(10, 0, -1)]
+    golden = {
+        "queries": [{"query": "질문", "documents": [str(place) for place in places], "scores": places, "absolute": False}]
+    }
+    assert check(places, holds=golden) == {"queries": 1, "max_difference": 0.0}
+    swapped = [places[1], places[0], *places[2:]]
+    assert check(swapped, holds=golden)["max_difference"] == pytest.approx(1 / 45, abs=1e-6)
+    with pytest.raises(PipelineError, match="100% of its pairs of documents stand the other way round"):
+        check(places[::-1], holds=golden)
 
 
 @pytest.mark.parametrize("scores", [None, [0.9], [0.9, 0.1, 0.2], [0.9, float("nan")]])

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.markup import escape
+from rich.table import Column, Table
 
 from ko_reranker.commands.jobs import AllowBin, BaseDir, TrustRemoteCode, processing_job
 from ko_reranker.instances import Dtype
@@ -71,6 +72,25 @@ def evaluate(
     max_queries: Annotated[
         int | None, typer.Option(min=2, help="Take only so many queries, spread over the test set, to see something sooner.")
     ] = None,
+    prompt: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="NAME=PROMPT: what the generative model called NAME is asked, and with it how it ranks, in place of what its "
+            "folder says: a prompt that comes with this, such as setwise-ko, or a YAML file; repeat it.",
+        ),
+    ] = None,
+    top_n: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Places that are asked of every model. Models that compare documents do no more than those take, and only "
+            "metrics up to there count for them.",
+        ),
+    ] = None,
+    usd_per_hour: Annotated[
+        float | None,
+        typer.Option(min=0, help="What this machine costs an hour, for the cost of 1,000 queries in the table."),
+    ] = None,
     device: Annotated[
         str,
         typer.Option(
@@ -112,15 +132,18 @@ def evaluate(
             max_queries=max_queries,
             engine=EngineOptions(device=device, dtype=dtype, max_length=max_length),
             trust_remote_code=trust_remote_code,
+            prompts=_prompts(prompt or []),
+            top_n=top_n,
+            usd_per_hour=usd_per_hour,
         )
 
     def job(folders: ProcessingFolders) -> None:
         from training_job.evaluate import evaluate_job, job_models
 
-        if not (candidate and base) or model or output:
+        if not (candidate and base) or model or output or prompt or top_n:
             raise OperationError(
-                "the job needs --candidate and --base, and takes neither --model nor --output; to compare models on a test set "
-                "of your own, name it with --data"
+                "the job needs --candidate and --base, and takes none of --model, --prompt, --top-n and --output; to compare "
+                "models on a test set of your own, name it with --data"
             )
         live = None if deployed.lower() in ("", "none") else deployed
         print_report(evaluate_job(folders, settings(job_models(candidate, base, live))))
@@ -160,16 +183,29 @@ def _named(models: list[str]) -> dict[str, str]:
     return named
 
 
+def _prompts(prompts: list[str]) -> dict[str, str]:
+    """Return a row's name to its prompt."""
+    named: dict[str, str] = {}
+    for item in prompts:
+        name, said, prompt = item.partition("=")
+        if not said or name in named:
+            raise OperationError(
+                f"--prompt {item}: name a model and its prompt, as in --prompt ours=setwise-ko, each model once"
+            )
+        named[name] = prompt
+    return named
+
+
 def print_report(report: Mapping[str, Any]) -> None:
     """Print the content of report.json: figures only, no text of a query or passage."""
     from ko_reranker.evaluation.comparison import MAIN_METRICS
-    from ko_reranker.evaluation.report import TITLES, difference, figure
+    from ko_reranker.evaluation.report import COSTS, TITLES, difference, figure, side_by_side
 
     console = Console(highlight=False)
     if not console.is_terminal:
         console = Console(highlight=False, width=_LOG_WIDTH)
     shown = [name for name in TITLES if any(name in row for row in report["rows"].values())]
-    shown = [name for name in shown if name not in ("has_right@2", "recall@5", "recall@20")]
+    shown = [name for name in shown if name not in ("has_right@2", "recall@5", "recall@20", *COSTS)]
     table = Table("", box=None)
     for name in shown:
         table.add_column(TITLES[name], justify="right")
@@ -182,6 +218,12 @@ def print_report(report: Mapping[str, Any]) -> None:
     for what, times in report.get("skipped", {}).items():
         console.print(f"passed over: {times:,} × {what}", markup=False)
     console.print(table)
+    head, rows = side_by_side(report)
+    if rows:
+        costs = Table(head[0], head[1], *(Column(title, justify="right") for title in head[2:]), box=None)
+        for row in rows:
+            costs.add_row(*map(escape, row))
+        console.print(costs)
     judged = [*report["models"], *(name for name in report["rows"] if name not in report["models"] and name != "none")]
     if not judged:
         return

@@ -177,6 +177,16 @@ def serve(
             "fp16. A cross-encoder keeps nothing.",
         ),
     ] = 512,
+    prompt: Annotated[
+        str | None,
+        typer.Option(
+            envvar="KO_RERANKER_PROMPT",
+            help="What a generative model is asked, and with it how it ranks: the name of a prompt that comes with this, such "
+            "as general-ko, pairwise-ko, setwise-ko or listwise-ko, or a YAML file. Set it for a language model that was not "
+            "trained to rerank, or to compare documents with each other; a reranker is best asked what it was trained on.",
+            show_default="what the model's folder says",
+        ),
+    ] = None,
     max_body_mb: Annotated[
         float,
         typer.Option(
@@ -314,6 +324,7 @@ def serve(
         chunk_overlap=chunk_overlap,
         vector_cache_bytes=_bytes(vector_cache_mb),
         max_queue_tokens=max_queue_tokens,
+        prompt=prompt,
     )
     try:
         listener = reserve(host, port)

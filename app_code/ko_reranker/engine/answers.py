@@ -16,10 +16,10 @@ _BLOCK = 64
 
 
 class DecoderHead(Protocol):
-    """From the states that a decoder gives to a number for each sequence."""
+    """From the states that a decoder gives to a number, or to several, for each sequence."""
 
     def __call__(self, states: torch.Tensor, items: Sequence[Item]) -> np.ndarray:
-        """Return float32, (sequences,), on the host.
+        """Return float32, (sequences,) or (sequences, numbers), on the host.
 
         Args:
             states: (tokens that are read, hidden); of each sequence its last `Item.read` tokens, sequence after sequence.
@@ -28,13 +28,11 @@ class DecoderHead(Protocol):
         ...
 
 
-class AnswerHead:
-    """The logit of an answer, or how much it is above another's.
-
-    Of the vocabulary's many rows only those of the answers are multiplied.
+class ChoiceHead:
+    """The logits of some answers: of the vocabulary's many rows only theirs are multiplied.
 
     Args:
-        rows: (1, hidden), or (2, hidden) for the first one's logit less the second one's; copied to float32.
+        rows: (answers, hidden); copied to float32.
         bias: (answers,), or None.
         cap: logits are ``cap * tanh(logit / cap)``; None for as they are.
     """
@@ -44,9 +42,17 @@ class AnswerHead:
         self.rows, self.bias, self.cap = rows.float().clone(), None if bias is None else bias.float().clone(), cap
 
     def __call__(self, states: torch.Tensor, items: Sequence[Item]) -> np.ndarray:
-        """Return the logits of sequences of which the last token is read."""
-        logits = _capped(F.linear(states.float(), self.rows, self.bias), self.cap)
-        return (logits[:, 0] if len(self.rows) == 1 else logits[:, 0] - logits[:, 1]).cpu().numpy()
+        """Return the logits, (sequences, answers), of sequences of which the last token is read."""
+        return _capped(F.linear(states.float(), self.rows, self.bias), self.cap).cpu().numpy()
+
+
+class AnswerHead(ChoiceHead):
+    """The logit of an answer, or how much it is above another's: its rows are (1, hidden) or (2, hidden)."""
+
+    def __call__(self, states: torch.Tensor, items: Sequence[Item]) -> np.ndarray:
+        """Return the first answer's logits less the second one's, (sequences,)."""
+        logits = super().__call__(states, items)
+        return logits[:, 0] if len(self.rows) == 1 else logits[:, 0] - logits[:, 1]
 
 
 class LikelihoodHead:
@@ -55,7 +61,7 @@ class LikelihoodHead:
     Args:
         vocabulary: (tokens, hidden), in the floating type and on the device of the states.
         bias: (tokens,), or None.
-        cap: of logits, as of `AnswerHead`.
+        cap: of logits, as of `ChoiceHead`.
     """
 
     def __init__(self, vocabulary: torch.Tensor, bias: torch.Tensor | None = None, *, cap: float | None = None) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,8 +21,26 @@ WORST_QUERIES = 10
 # Characters of a query up to which it belongs to a slice.
 _LENGTHS = ((15, "up to 15 characters"), (30, "16 to 30 characters"), (10**9, "over 30 characters"))
 
-# A query's documents to their scores, (documents,), and the tokens that were read for them.
-Scorer = Callable[[str, Sequence[str]], tuple[np.ndarray, int]]
+
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """What a ranker says of one query's documents.
+
+    Attributes:
+        scores: float32, (documents,).
+        tokens: read for them.
+        model_calls: sequences that its model computed.
+        absolute: whether the scores are more than places.
+    """
+
+    scores: np.ndarray
+    tokens: int = 0
+    model_calls: int = 0
+    absolute: bool = True
+
+
+# From a query and its documents.
+Scorer = Callable[[str, Sequence[str]], Ranking]
 
 
 @dataclass(frozen=True)
@@ -34,20 +52,29 @@ class Row:
         metrics: by name, float64 (queries,).
         seconds: per query, to score its candidates on the machine of the evaluation; None where nothing was measured.
         tokens: read in all.
+        model_calls: sequences computed in all.
+        absolute: whether the scores are more than places.
+        kind: what kind of ranker it is; empty for none.
     """
 
     scores: list[np.ndarray]
     metrics: dict[str, np.ndarray]
     seconds: np.ndarray | None = None
     tokens: int = 0
+    model_calls: int = 0
+    absolute: bool = True
+    kind: str = ""
 
     def to_json(self) -> dict[str, float]:
         figures = {name: round(float(values.mean()), 6) for name, values in self.metrics.items()}
         if self.seconds is not None:
             for percentile in (50, 95):
                 figures[f"latency_ms_p{percentile}"] = round(float(np.percentile(self.seconds, percentile)) * 1_000, 3)
+            figures["minutes_per_1000"] = round(float(self.seconds.mean()) * 1_000 / 60, 3)
         if self.tokens and self.seconds is not None:
             figures["tokens_per_second"] = round(self.tokens / float(self.seconds.sum()), 1)
+            figures["tokens_per_query"] = round(self.tokens / len(self.seconds), 1)
+            figures["calls_per_query"] = round(self.model_calls / len(self.seconds), 1)
         return figures
 
 
@@ -66,7 +93,7 @@ def fused_row(row: Row, sets: Sequence[CandidateSet], weight: float) -> Row:
     """Return a row whose scores are fused with the first stage's; see `ko_reranker.fusion`."""
     both = zip(sets, row.scores, strict=True)
     fused: list[np.ndarray] = [np.array(fuse(item.first_stage, scores, weight=weight)) for item, scores in both]
-    return Row(fused, row_of(fused, sets).metrics, row.seconds, row.tokens)
+    return replace(row, scores=fused, metrics=row_of(fused, sets).metrics, kind=f"{row.kind} and BM25")
 
 
 def run_row(scorer: Scorer, sets: Sequence[CandidateSet], progress: Callable[[int], None] = lambda done: None) -> Row:
@@ -77,17 +104,21 @@ def run_row(scorer: Scorer, sets: Sequence[CandidateSet], progress: Callable[[in
         sets: what is ranked.
         progress: told after each query how many are done.
     """
-    scores, seconds, tokens = [], [], 0
+    rankings, seconds = [], []
     # The first call of all pays for caches and threads.
     scorer(sets[0].query, sets[0].documents[:1])
     for done, item in enumerate(sets, start=1):
         started = time.perf_counter()
-        values, read = scorer(item.query, item.documents) if item.documents else (np.zeros(0, dtype=np.float32), 0)
+        rankings.append(scorer(item.query, item.documents) if item.documents else Ranking(np.zeros(0, dtype=np.float32)))
         seconds.append(time.perf_counter() - started)
-        scores.append(values)
-        tokens += read
         progress(done)
-    return Row(scores, row_of(scores, sets).metrics, np.array(seconds), tokens)
+    return replace(
+        row_of([ranking.scores for ranking in rankings], sets),
+        seconds=np.array(seconds),
+        tokens=sum(ranking.tokens for ranking in rankings),
+        model_calls=sum(ranking.model_calls for ranking in rankings),
+        absolute=all(ranking.absolute for ranking in rankings),
+    )
 
 
 def compare(
@@ -125,6 +156,7 @@ def compare(
         "differences": {f"{name}-{other}": of(name, other) for place, name in enumerate(names) for other in names[:place]},
         "slices": _slices(rows, sets, seed),
         "models": dict(models),
+        "kinds": {name: row.kind for name, row in rows.items() if row.kind},
     }
 
 
@@ -172,7 +204,7 @@ def worst_queries(rows: Mapping[str, Row], sets: Sequence[CandidateSet]) -> dict
 
 
 def golden_queries(rows: Mapping[str, Row], sets: Sequence[CandidateSet]) -> dict[str, Any]:
-    """Return the content of `golden.json`: queries whose scores a deployment must reproduce.
+    """Return the content of `golden.json`: queries whose scores, or whose order, a deployment must reproduce.
 
     Queries that the candidate answers right come first, so that they can be shown as well as checked.
     """
@@ -185,8 +217,9 @@ def golden_queries(rows: Mapping[str, Row], sets: Sequence[CandidateSet]) -> dic
                 "query": sets[place].query,
                 "documents": list(sets[place].documents),
                 "positive": min(sets[place].positives),
-                "scores": _sigmoid(candidate.scores[place]),
-                **({"base_scores": _sigmoid(base.scores[place])} if base else {}),
+                "scores": _served(candidate, place),
+                **({} if candidate.absolute else {"absolute": False}),
+                **({"base_scores": _served(base, place)} if base else {}),
             }
             for place in order[:GOLDEN_QUERIES]
         ]
@@ -203,5 +236,7 @@ def _best(item: CandidateSet, scores: np.ndarray, *, right: bool) -> str:
     return next(item.documents[place] for place in order if item.relevance[place] or not right)
 
 
-def _sigmoid(logits: np.ndarray) -> list[float]:
-    return [float(f"{value:.8g}") for value in 1 / (1 + np.exp(-logits.astype(np.float64)))]
+def _served(row: Row, place: int) -> list[float]:
+    """Return the scores of a query as the endpoint says them."""
+    logits = row.scores[place].astype(np.float64)
+    return [float(f"{value:.8g}") for value in (1 / (1 + np.exp(-logits)) if row.absolute else logits)]

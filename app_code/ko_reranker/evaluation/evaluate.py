@@ -17,6 +17,7 @@ from ko_reranker.evaluation.bm25 import Bm25, Terms
 from ko_reranker.evaluation.candidates import CandidateSet, FirstStage, candidate_sets
 from ko_reranker.evaluation.comparison import (
     NONE,
+    Ranking,
     Row,
     Scorer,
     compare,
@@ -57,6 +58,9 @@ class EvaluationSettings:
             starts from may be one, and ranks nothing.
         engine: how the models compute.
         trust_remote_code: of models, as `load_ranker` explains it.
+        prompts: row name to what its generative model is asked, in place of what its folder says (`EngineOptions.prompt`).
+        top_n: the places that are asked of every ranker; one that compares does no more than those take. None for all.
+        usd_per_hour: what the machine costs, in US dollars, for the cost of 1,000 queries; None where nobody says.
     """
 
     models: Mapping[str, str]
@@ -68,6 +72,9 @@ class EvaluationSettings:
     may_be_headless: str | None = None
     engine: EngineOptions = field(default_factory=EngineOptions)
     trust_remote_code: bool = False
+    prompts: Mapping[str, str] = field(default_factory=dict)
+    top_n: int | None = None
+    usd_per_hour: float | None = None
 
 
 def evaluate(test_set: TestSet, settings: EvaluationSettings) -> tuple[dict[str, Any], dict[str, Row], list[CandidateSet]]:
@@ -79,6 +86,8 @@ def evaluate(test_set: TestSet, settings: EvaluationSettings) -> tuple[dict[str,
     """
     if NONE in settings.models:
         raise EvaluationError(f"No model may be called {NONE}: that is the row of no reranker.")
+    if strange := settings.prompts.keys() - settings.models.keys():
+        raise EvaluationError(f"There is a prompt for {min(strange)}, and no model of that name.")
     if settings.max_queries:
         test_set = _thinned(test_set, settings.max_queries)
     workers = os.cpu_count() or 1
@@ -87,14 +96,14 @@ def evaluate(test_set: TestSet, settings: EvaluationSettings) -> tuple[dict[str,
         raise TestSetError(f"none of the {len(sets)} queries has a right passage among its candidates: nothing to compare")
 
     rows = {NONE: _told(NONE, first_stage_row(sets))}
-    done: dict[str, Row] = {}
+    done: dict[tuple[str, str | None], Row] = {}
     for name, address in settings.models.items():
         # The same model twice, such as a deployed base, is scored once.
-        model = _identity(address, trust_remote_code=settings.trust_remote_code)
+        model = _identity(address, trust_remote_code=settings.trust_remote_code), settings.prompts.get(name)
         try:
             if model not in done:
-                with _scorer(name, address, test_set, settings) as scorer:
-                    done[model] = run_row(scorer, sets, _Progress(name, len(sets)))
+                with _scorer(name, address, test_set, settings) as (scorer, kind):
+                    done[model] = replace(run_row(scorer, sets, _Progress(name, len(sets))), kind=kind)
         except HeadlessError as error:
             if name != settings.may_be_headless:
                 raise EvaluationError(f"The {name} model: {error}") from error
@@ -107,6 +116,10 @@ def evaluate(test_set: TestSet, settings: EvaluationSettings) -> tuple[dict[str,
             rows[f"{name}{FUSED}"] = _told(f"{name}{FUSED}", fused_row(rows[name], sets, settings.fuse))
 
     report = compare(rows, sets, settings.seed, first_stage=settings.first_stage, models=models)
+    if settings.usd_per_hour is not None:
+        for figures in report["rows"].values():
+            if "minutes_per_1000" in figures:
+                figures["usd_per_1000"] = round(figures["minutes_per_1000"] / 60 * settings.usd_per_hour, 4)
     if settings.fuse is not None:
         report["fuse_weight"] = settings.fuse
     if test_set.skipped:
@@ -138,26 +151,31 @@ def _identity(address: str, *, trust_remote_code: bool) -> str:
 
 
 @contextmanager
-def _scorer(name: str, address: str, test_set: TestSet, settings: EvaluationSettings) -> Iterator[Scorer]:
+def _scorer(name: str, address: str, test_set: TestSet, settings: EvaluationSettings) -> Iterator[tuple[Scorer, str]]:
+    """Yield what scores a row's documents, and what kind of ranker it is."""
     if address in BM25_ADDRESSES:
+        if name in settings.prompts:
+            raise EvaluationError(f"There is a prompt for {name}, which is no model.")
         terms = BM25_ADDRESSES[address]
         bm25 = Bm25(test_set.passages, language=test_set.language, terms=terms, workers=os.cpu_count() or 1)
-        yield lambda query, documents: (bm25.score(query, documents), 0)
+        yield lambda query, documents: Ranking(bm25.score(query, documents)), "BM25"
         return
     try:
-        ranker = load_ranker(address, settings.engine, trust_remote_code=settings.trust_remote_code)
+        engine = replace(settings.engine, prompt=settings.prompts.get(name))
+        ranker = load_ranker(address, engine, trust_remote_code=settings.trust_remote_code)
     except HeadlessError:
         raise
     except (ModelNotFoundError, RankerError) as error:
         raise EvaluationError(f"The {name} model: {error}") from error
 
-    def score(query: str, documents: Sequence[str]) -> tuple[np.ndarray, int]:
+    def score(query: str, documents: Sequence[str]) -> Ranking:
         # As the endpoint does: what is evaluated is what is served.
-        scored = ranker.score_detailed(normalise(query), [normalise(document) for document in documents])
-        return scored.logits, int(scored.tokens.sum())
+        texts = [normalise(document) for document in documents]
+        scored = ranker.score_detailed(normalise(query), texts, top_n=settings.top_n)
+        return Ranking(scored.logits, int(scored.tokens.sum()), scored.cost.model_calls, scored.absolute)
 
     try:
-        yield score
+        yield score, ranker.kind
     finally:
         ranker.close()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -61,6 +62,37 @@ def paths(title: str, points: Mapping[str, Sequence[tuple[float, float]]], *, x_
     for name, row in points.items():
         chart.add(name, [(round(float(place), 4), round(float(value), 4)) for place, value in row])
     return _svg(chart, f"paths {title}")
+
+
+def places(title: str, points: Mapping[str, tuple[float, Mapping[str, float]]], *, x_title: str) -> str:
+    """Return one point a row, of a value from 0 to 1 with its interval, by a quantity above 0 whose axis is logarithmic.
+
+    Args:
+        title: what is plotted.
+        points: by row, the quantity, and the value's ``mean``, ``low`` and ``high``.
+        x_title: what the quantity is.
+    """
+    import pygal
+
+    ends = [math.log10(quantity) for quantity, _ in points.values()]
+    span = (math.floor(min(ends)), math.ceil(max(ends)) + (max(ends) == math.floor(min(ends))))
+    options = _options(title, height=360)
+    chart = pygal.XY(
+        **options,
+        range=(0, 1),
+        xrange=span,
+        x_title=x_title,
+        x_value_formatter=lambda place: f"{10**place:,.4g}",
+        legend_at_bottom=True,
+        legend_at_bottom_columns=3,
+    )
+    chart.x_labels = list(range(span[0], span[1] + 1))
+    for name, (quantity, interval) in points.items():
+        place = math.log10(quantity)
+        # A line through the interval; of its three points the middle one is seen.
+        ends_of = [{"value": (place, interval[end]), "node": {"r": 1}} for end in ("low", "high")]
+        chart.add(name, [ends_of[0], (place, round(interval["mean"], 4)), ends_of[1]])
+    return _svg(chart, f"places {title}")
 
 
 def _bar(interval: Mapping[str, float], color: str) -> dict[str, Any]:

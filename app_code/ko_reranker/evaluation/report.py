@@ -8,7 +8,7 @@ from typing import Any
 
 from ko_reranker.evaluation.comparison import MAIN_METRICS
 from ko_reranker.evaluation.metrics import CONFIDENCE
-from ko_reranker.evaluation.plots import bars, curves
+from ko_reranker.evaluation.plots import bars, curves, places
 
 TITLES = {
     "mrr": "MRR",
@@ -19,7 +19,15 @@ TITLES = {
     "latency_ms_p50": "ms, p50",
     "latency_ms_p95": "ms, p95",
     "tokens_per_second": "tokens/s",
+    "calls_per_query": "calls/query",
+    "tokens_per_query": "tokens/query",
+    "minutes_per_1000": "min/1,000 queries",
+    "usd_per_1000": "US$/1,000 queries",
 }
+# What a row takes, beside what it is good for.
+COSTS = ("latency_ms_p50", "calls_per_query", "tokens_per_query", "minutes_per_1000", "usd_per_1000")
+# In the table beside quality alone.
+_BESIDE = COSTS[1:]
 _LABELS = {"none": "no reranker"}
 _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 76rem; margin: 2rem auto; padding: 0 1rem; color: #1a1a1a; }
@@ -55,6 +63,7 @@ more.{_skipped(report)}</p>
 {_rows_table(report, judged)}
 <p>has right@k is the published ko-reranker's has-right-in-contexts: the share of queries with a right passage among the first
 k. Latency is that of one query's candidates on the machine of this evaluation.</p>
+{_side_by_side(report, judged)}
 <h2>Differences</h2>
 <p>Mean over the queries with its paired {CONFIDENCE:.0%} bootstrap interval. An interval above zero: the first of the two is
 better, whichever queries had been drawn.</p>
@@ -81,8 +90,43 @@ def _plots(report: Mapping[str, Any], judged: str) -> str:
     return "\n".join([*plots, curves("has right@k", cuts, lines)])
 
 
+def side_by_side(report: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Return the head and the rows of what each ranker gives and takes, those that were not measured left out."""
+    measured = {name: row for name, row in report["rows"].items() if "latency_ms_p50" in row}
+    costs = [name for name in COSTS if any(name in row for row in measured.values())]
+    metrics = ("ndcg@10", "mrr")
+    return ["row", "kind", *(TITLES[name] for name in (*metrics, *costs))], [
+        [
+            _label(name),
+            report["kinds"].get(name, "–"),
+            *(_interval(report["intervals"][name][metric]) for metric in metrics),
+            *(figure(cost, row.get(cost)) for cost in costs),
+        ]
+        for name, row in measured.items()
+    ]
+
+
+def _side_by_side(report: Mapping[str, Any], judged: str) -> str:
+    """Quality beside what it costs: a table, and a plot of the same."""
+    head, rows = side_by_side(report)
+    if not rows:
+        return ""
+    points = {
+        _label(name): (row["latency_ms_p50"], report["intervals"][name]["ndcg@10"])
+        for name, row in report["rows"].items()
+        if row.get("latency_ms_p50")
+    }
+    plot = places("nDCG@10 by milliseconds a query", points, x_title="ms a query, p50 (logarithmic)")
+    table = _table(head, [("judged" if row[0] == _label(judged) else "", row) for row in rows])
+    return f"""<h2>Side by side</h2>
+<div class="plots">{plot}</div>
+{table}
+<p>Intervals are {CONFIDENCE:.0%}. 1,000 queries take so long one after the other on the machine of this evaluation. A call is a
+sequence that the model computed: a document with the query, or several documents that are compared.</p>"""
+
+
 def _rows_table(report: Mapping[str, Any], judged: str) -> str:
-    names = [name for name in TITLES if any(name in row for row in report["rows"].values())]
+    names = [name for name in TITLES if any(name in row for row in report["rows"].values()) and name not in _BESIDE]
     body = [
         ("judged" if name == judged else "", [_label(name), *(figure(key, row.get(key)) for key in names)])
         for name, row in report["rows"].items()
@@ -94,7 +138,9 @@ def figure(name: str, value: float | None) -> str:
     """Return a figure as the tables show it."""
     if value is None:
         return "–"
-    return f"{value:.1f}" if name.startswith("latency") else f"{value:.0f}" if name.startswith("tokens") else f"{value:.3f}"
+    if name.startswith("tokens"):
+        return f"{value:,.0f}"
+    return f"{value:.1f}" if name.startswith(("latency", "calls")) else f"{value:.3f}"
 
 
 def difference(item: Mapping[str, float]) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .canonical import BLANK_LOGIT, QUERY, Document, RerankRequest, RerankResult
+from .canonical import BLANK_LOGIT, QUERY, Document, Effort, RerankRequest, RerankResult
 from .cors import cors_headers, is_origin, preflight_headers
 from .deadlines import TIMEOUT_HEADER, read_timeout, write_timeout
 from .dialects import BY_NAME, DIALECTS, LOGITS
@@ -28,6 +28,7 @@ __all__ = [
     "QUERY",
     "TIMEOUT_HEADER",
     "Document",
+    "Effort",
     "ProtocolError",
     "RerankRequest",
     "RerankResult",

@@ -127,6 +127,21 @@ class RerankRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class Effort:
+    """What it took to put documents into order by comparing them.
+
+    Attributes:
+        model_calls: sequences that the model computed.
+        comparisons: of documents with each other; one in both orders takes two calls.
+        output_tokens: tokens that the model wrote.
+    """
+
+    model_calls: int
+    comparisons: int
+    output_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class RerankResult:
     """What the model said about the documents of a request, in their order.
 
@@ -147,6 +162,8 @@ class RerankResult:
         instructed: whether the model reads instructions.
         raw: float32 values, one per document, of the model's own scale; empty where that is the logit.
         raw_scale: what the raw values are: ``logit``, or ``maxsim_sum`` or ``maxsim_mean`` of late interaction.
+        effort: of a model that compares documents, what it took; None of all others.
+        warnings: what was not as it should be, such as answers of the model that could not be read, in sentences.
     """
 
     logits: tuple[float, ...]
@@ -163,6 +180,14 @@ class RerankResult:
     instructed: bool = False
     raw: tuple[float, ...] = ()
     raw_scale: str = "logit"
+    effort: Effort | None = None
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def usage(self) -> dict[str, int]:
+        """The tokens that were read and written, as OpenAI's ``usage`` has them."""
+        read, written = sum(self.tokens), self.effort.output_tokens if self.effort else 0
+        return {"prompt_tokens": read, "completion_tokens": written, "total_tokens": read + written}
 
     def spread(self, places: Sequence[int] | None) -> RerankResult:
         """Return the result of a request from that of its ``distinct`` one: copies cost no tokens."""

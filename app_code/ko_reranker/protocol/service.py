@@ -24,7 +24,7 @@ class ServiceFacts:
     Attributes:
         model: the model's name.
         max_length: the most tokens of a query and a document together; None when unknown.
-        max_documents: the most documents of a request.
+        max_documents: the most documents of a request; a container tells it where they have to be ranked together.
         whole: whether the documents of a request have to be ranked together, because their scores are not absolute.
         raw_scale: what raw scores are (`RerankResult.raw_scale`).
     """
@@ -47,6 +47,7 @@ class ServiceFacts:
             return cls(
                 str(answer["model"]),
                 None if length is None else int(length),
+                int(answer.get("max_documents", MAX_DOCUMENTS)),
                 whole=answer.get("whole") is True,
                 raw_scale=str(answer.get("raw_scale", "logit")),
             )
@@ -57,7 +58,7 @@ class ServiceFacts:
         """Return the answer to ``FACTS_REQUEST``."""
         answer: dict[str, Any] = {"model": self.model, "max_length": self.max_length}
         scale = {} if self.raw_scale == "logit" else {"raw_scale": self.raw_scale}
-        return answer | ({"whole": True} if self.whole else {}) | scale
+        return answer | ({"whole": True, "max_documents": self.max_documents} if self.whole else {}) | scale
 
 
 def asks_for_facts(body: Any, path: str) -> bool:

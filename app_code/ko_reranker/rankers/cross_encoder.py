@@ -49,6 +49,8 @@ class CrossEncoder(Ranker):
         precision: the arithmetic it computes in, for people to read.
     """
 
+    kind = "cross-encoder"
+
     def __init__(
         self,
         engine: Engine,

@@ -19,9 +19,18 @@ from pydantic.dataclasses import dataclass as validated
 
 from ko_reranker.rankers.folders import GENERATIVE, SETTINGS_FILE, ModelFolder, inspect_folder
 from ko_reranker.rankers.interface import RankerError
-from ko_reranker.rankers.prompts import PROMPT_FILE, Prompt, PromptError, digest, parse_prompt, shipped_prompt, shipped_prompts
+from ko_reranker.rankers.prompts import (
+    PROMPT_FILE,
+    AnyPrompt,
+    ComparingPrompt,
+    PromptError,
+    digest,
+    parse_prompt,
+    shipped_prompt,
+    shipped_prompts,
+)
 
-DEFAULT_MAX_LENGTH = 1024
+Method = Literal["pointwise", "likelihood", "pairwise", "setwise", "listwise"]
 _STRICT = ConfigDict(extra="forbid", strict=True)
 
 
@@ -30,8 +39,8 @@ class GenerativeSettings:
     """What ``generative`` in reranker.json says.
 
     Attributes:
-        method: how documents are ranked, each by itself: ``pointwise`` by an answer, ``likelihood`` by how likely they make the
-            query; None for what the prompt is for.
+        method: how documents are ranked: each by itself, ``pointwise`` by an answer, ``likelihood`` by how likely they make the
+            query; or compared, ``pairwise``, ``setwise`` or ``listwise``. None for what the prompt is for.
         prompt: the name of a prompt that comes with the library, read where no prompt.yaml lies beside; None for prompt.yaml.
         prompt_sha256: of the prompt that the model was trained with, in hexadecimal; another one is refused.
         instruction: what is asked for if a request says nothing; None for the prompt's own.
@@ -39,7 +48,7 @@ class GenerativeSettings:
         head: ``rows`` of the language model's vocabulary, or the one row of a ``classifier``; None for what the model has.
     """
 
-    method: Literal["pointwise", "likelihood"] | None = None
+    method: Method | None = None
     prompt: str | None = None
     prompt_sha256: str | None = None
     instruction: str | None = None
@@ -75,7 +84,7 @@ class Generative:
     """
 
     source: ModelFolder
-    prompt: Prompt
+    prompt: AnyPrompt
     calibration: LogitCalibration
     max_length: int | None
     classifies: bool
@@ -119,12 +128,16 @@ def is_generative(folder: Path) -> bool:
     return isinstance(config, dict) and _known(folder, "", config) is not None
 
 
-def read_generative(folder: Path, name: str | None = None, *, trust_remote_code: bool = False) -> Generative:
+def read_generative(
+    folder: Path, name: str | None = None, *, prompt: str | None = None, trust_remote_code: bool = False
+) -> Generative:
     """Read what a folder says of its prompt and its answers.
 
     Args:
         folder: where the model lies.
         name: what to call it in sentences, and to know it by; None for the folder's path.
+        prompt: a prompt that comes with the library, by its name, or a YAML file of one, which is read in place of what the
+            folder says, calibration included; None for the folder's.
         trust_remote_code: whether code that lies in the folder may be run to load the model.
 
     Raises:
@@ -135,29 +148,38 @@ def read_generative(folder: Path, name: str | None = None, *, trust_remote_code:
     settings = _parsed(source, GenerativeSettings, recorded, GENERATIVE)
     calibration = _parsed(source, LogitCalibration, recorded, "calibration")
     known = _known(folder, source.name, source.config)
-    if known is not None and "calibration" not in recorded:
-        calibration = replace(calibration, offset=known.offset)
-    prompt = _prompt(source, settings, known)
-    changes = {name: getattr(settings, name) for name in ("positive", "negative", "instruction")}
-    try:
-        prompt = replace(prompt, **{name: value for name, value in changes.items() if value is not None})
-    except ValidationError as error:
-        raise source.refused(f"has a {SETTINGS_FILE} whose generative does not fit its prompt: {_first(error)}.") from None
-    method = "likelihood" if prompt.positive is None else "pointwise"
-    if settings.method not in (None, method):
-        raise source.refused(
-            f"has a {SETTINGS_FILE} with generative.method {settings.method}, and a prompt for {method}: say that, or take "
-            "another prompt."
-        )
+    if prompt is not None:
+        calibration, read = LogitCalibration(), named_prompt(prompt)
+    else:
+        if known is not None and "calibration" not in recorded:
+            calibration = replace(calibration, offset=known.offset)
+        read = _adapted(source, settings, _prompt(source, settings, known))
     classifies = source.architecture.endswith("ForSequenceClassification")
     if settings.head is not None and classifies != (settings.head == "classifier"):
         raise source.refused(
             f"has a {SETTINGS_FILE} with generative.head {settings.head}, and is a {source.architecture}: say "
             f"{'classifier' if classifies else 'rows'}, or leave it out."
         )
-    if classifies and method == "likelihood":
-        raise source.refused(f"is a {source.architecture}, whose one row tells no likelihood: take another prompt.")
-    return Generative(source, prompt, calibration, recorded.get("max_length"), classifies)
+    if classifies and read.method != "pointwise":
+        raise source.refused(f"is a {source.architecture}, whose one row does no {read.method} ranking: take another prompt.")
+    return Generative(source, read, calibration, recorded.get("max_length"), classifies)
+
+
+def named_prompt(name: str) -> AnyPrompt:
+    """Return a prompt that comes with the library, by its name, or that of a YAML file, by its path.
+
+    Raises:
+        RankerError: there is none, or it is not valid.
+    """
+    path = Path(name).expanduser()
+    try:
+        if path.suffix in (".yaml", ".yml"):
+            return parse_prompt(path.read_text(encoding="utf-8"), name)
+        return shipped_prompt(name)
+    except (OSError, UnicodeDecodeError) as error:
+        raise RankerError(f"The prompt {name} cannot be read: {error}.") from None
+    except PromptError as error:
+        raise RankerError(f"The prompt {name} cannot be used: {error}. A file of yours ends in .yaml.") from None
 
 
 def written_out(folder: Path, name: str) -> dict[str, str]:
@@ -194,7 +216,28 @@ def _recorded(folder: Path) -> dict[str, Any]:
     return recorded
 
 
-def _prompt(source: ModelFolder, settings: GenerativeSettings, known: _Known | None) -> Prompt:
+def _adapted(source: ModelFolder, settings: GenerativeSettings, prompt: AnyPrompt) -> AnyPrompt:
+    """Return a folder's prompt with what else the folder says of it."""
+    changes = {name: getattr(settings, name) for name in ("positive", "negative", "instruction")}
+    changes = {name: value for name, value in changes.items() if value is not None}
+    if isinstance(prompt, ComparingPrompt) and (found := changes.keys() - {"instruction"}):
+        raise source.refused(
+            f"has a {SETTINGS_FILE} with generative.{min(found)}, and a prompt that compares documents: leave that out, or "
+            "take another prompt."
+        )
+    try:
+        adapted: AnyPrompt = replace(prompt, **changes)
+    except ValidationError as error:
+        raise source.refused(f"has a {SETTINGS_FILE} whose generative does not fit its prompt: {_first(error)}.") from None
+    if settings.method not in (None, adapted.method):
+        raise source.refused(
+            f"has a {SETTINGS_FILE} with generative.method {settings.method}, and a prompt for {adapted.method}: say that, or "
+            "take another prompt."
+        )
+    return adapted
+
+
+def _prompt(source: ModelFolder, settings: GenerativeSettings, known: _Known | None) -> AnyPrompt:
     path = source.path / PROMPT_FILE
     try:
         if path.is_file():

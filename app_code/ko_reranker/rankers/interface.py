@@ -47,10 +47,12 @@ class Cost:
     Attributes:
         model_calls: sequences that the model computed.
         tokens: of all of them.
+        comparisons: of documents with each other, by rankers that compare; one in both orders takes two calls.
     """
 
     model_calls: int = 0
     tokens: int = 0
+    comparisons: int = 0
 
     @classmethod
     def of(cls, items: Sequence[Item]) -> Cost:
@@ -58,7 +60,7 @@ class Cost:
         return cls(len(items), sum(map(len, items)))
 
     def __add__(self, other: Cost) -> Cost:
-        return Cost(self.model_calls + other.model_calls, self.tokens + other.tokens)
+        return Cost(self.model_calls + other.model_calls, self.tokens + other.tokens, self.comparisons + other.comparisons)
 
 
 @dataclass(frozen=True)
@@ -221,6 +223,8 @@ class Ranker(ABC):
             those it was ranked with, and they have to be ranked together.
         raw_scale: what its raw scores are: ``logit``, or what the family itself takes for a score.
         vectors: documents' vectors that it keeps; None in families that have none.
+        max_documents: the most documents that it ranks at once; None for any number.
+        kind: what it is, for people to read.
     """
 
     max_length: int
@@ -230,6 +234,8 @@ class Ranker(ABC):
     absolute: bool = True
     raw_scale: str = "logit"
     vectors: VectorCache | None = None
+    max_documents: int | None = None
+    kind: str = "reranker"
 
     @abstractmethod
     def rounds(

@@ -52,6 +52,8 @@ class LateInteraction(Ranker):
         precision: the arithmetic it computes in, for people to read.
     """
 
+    kind = "late interaction"
+
     def __init__(
         self,
         engine: Engine,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 from collections.abc import Callable
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -29,14 +30,14 @@ class Family(NamedTuple):
     """A family of rankers.
 
     Attributes:
-        ranker: module and class, as in ``package.module:Class``, imported once a model of the family is loaded; its `load`
-            takes the folder, the options, and by name ``model_id``, ``observer`` and ``trust_remote_code``, as
-            :func:`load_ranker` explains them.
+        load: what loads a model, as in ``package.module:Class.load``, imported once one of the family is loaded; it takes the
+            folder, the options, and by name ``model_id``, ``observer`` and ``trust_remote_code``, as :func:`load_ranker`
+            explains them.
         is_laid_out_in: whether a folder's files are laid out as only models of this family are.
         architectures: how the class ends that config.json of such a model names.
     """
 
-    ranker: str
+    load: str
     is_laid_out_in: Callable[[Path], bool]
     architectures: tuple[str, ...]
 
@@ -48,11 +49,11 @@ def _is_cross_encoder(folder: Path) -> bool:
 
 # By the name in `reranker.json`.
 FAMILIES = {
-    FAMILY: Family("ko_reranker.rankers.cross_encoder:CrossEncoder", _is_cross_encoder, ("ForSequenceClassification",)),
+    FAMILY: Family("ko_reranker.rankers.cross_encoder:CrossEncoder.load", _is_cross_encoder, ("ForSequenceClassification",)),
     LATE_INTERACTION: Family(
-        "ko_reranker.rankers.late_interaction:LateInteraction", gives_token_vectors, (STANFORD_ARCHITECTURE,)
+        "ko_reranker.rankers.late_interaction:LateInteraction.load", gives_token_vectors, (STANFORD_ARCHITECTURE,)
     ),
-    GENERATIVE: Family("ko_reranker.rankers.pointwise:Pointwise", is_generative, ("ForCausalLM",)),
+    GENERATIVE: Family("ko_reranker.rankers.generative:load_generative", is_generative, ("ForCausalLM",)),
 }
 
 
@@ -112,11 +113,13 @@ def load_ranker(
             "its 40 hexadecimal digits."
         )
     folder, model_id = resolve_model(model, code=trust_remote_code), name or str(model)
-    module, _, name_there = FAMILIES[family_of(folder, model_id)].ranker.partition(":")
-    ranker: Ranker = getattr(importlib.import_module(module), name_there).load(
-        folder, options or EngineOptions(), model_id=model_id, observer=observer, trust_remote_code=trust_remote_code
-    )
-    return ranker
+    options = options or EngineOptions()
+    family = family_of(folder, model_id)
+    if options.prompt is not None and family != GENERATIVE:
+        raise RankerError(f"{model_id} is no generative reranker and reads no prompt: leave {options.prompt} out.")
+    module, _, name_there = FAMILIES[family].load.partition(":")
+    load: Callable[..., Ranker] = attrgetter(name_there)(importlib.import_module(module))
+    return load(folder, options, model_id=model_id, observer=observer, trust_remote_code=trust_remote_code)
 
 
 def _read(file: Path) -> dict[str, Any]:

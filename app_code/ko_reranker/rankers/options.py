@@ -23,6 +23,8 @@ class EngineOptions:
         max_queue_tokens: tokens that may wait for the model when requests are submitted; None for any number.
         vector_cache_bytes: documents' vectors that a late-interaction model keeps, in bytes, for when they come again, in
             float16; 0 keeps none, and compares in float32.
+        prompt: what a generative model is asked, in place of what its folder says: the name of a prompt that comes with the
+            library, or a YAML file. It says how documents are ranked, too. None for the folder's; other families take none.
     """
 
     device: str = "auto"
@@ -34,3 +36,4 @@ class EngineOptions:
     chunk_overlap: int = 64
     max_queue_tokens: int | None = None
     vector_cache_bytes: int = 512_000_000
+    prompt: str | None = None

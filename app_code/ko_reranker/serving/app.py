@@ -110,8 +110,10 @@ class RerankEndpoint:
         self._scoring = Scoring(ranker, options, self._threads)
         self._options = options
         name = options.model_name or ranker.model_id
+        most = options.max_documents
+        self._max_documents = most if ranker.max_documents is None else min(most, ranker.max_documents)
         self._facts = ServiceFacts(
-            name, ranker.max_length, options.max_documents, whole=not ranker.absolute, raw_scale=ranker.raw_scale
+            name, ranker.max_length, self._max_documents, whole=not ranker.absolute, raw_scale=ranker.raw_scale
         )
         self._intake = Intake(options)
         self._keys = Keys(options.keys)
@@ -212,6 +214,7 @@ class RerankEndpoint:
                 raise busy(message, self._scoring.retry_after(rerank) if rerank else _RETRY_AFTER_SECONDS) from None
             trace.seconds |= {"tokenise": timings.tokenise, "queue": timings.queue, "compute": timings.compute}
             trace.facts |= _counts(rerank, result) | {"model_calls": cost.model_calls}
+            trace.facts |= {"comparisons": cost.comparisons} if cost.comparisons else {}
             with trace.phase("render"):
                 return encode_body(render_response(rerank, replace(result, id=trace.request_id)))
 
@@ -241,7 +244,7 @@ class RerankEndpoint:
         def parse(check: Callable[[], None]) -> RerankRequest | None:
             value = decode_body(body)
             check()
-            return None if asks_for_facts(value, path) else parse_request(value, path, self._options.max_documents)
+            return None if asks_for_facts(value, path) else parse_request(value, path, self._max_documents)
 
         if len(body) <= SMALL_BODY:
             return parse(lambda: None)
@@ -274,7 +277,7 @@ class RerankEndpoint:
         return _json(200, describe(asked.operation, self._facts, asked.path))
 
     async def _openapi(self, asked: Asked) -> Response:
-        return _json(200, openapi.document(max_documents=self._options.max_documents, keys=bool(self._keys)))
+        return _json(200, openapi.document(max_documents=self._max_documents, keys=bool(self._keys)))
 
     async def _exposition(self, asked: Asked) -> Response:
         exposition, content_type = self._metrics.render(asked.request.headers.get("accept", ""))

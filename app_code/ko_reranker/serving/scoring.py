@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
-from ..protocol import BLANK_LOGIT, Document, RerankRequest, RerankResult, busy
+from ..protocol import BLANK_LOGIT, Document, Effort, RerankRequest, RerankResult, busy
 from ..protocol.errors import invalid
 from ..rankers import Cost, UnrankableError
 from .options import ServingOptions
@@ -70,7 +70,7 @@ class Scoring:
         # sent away for want of time. Full micro-batches are what tells the speed: each worker has one, then some are measured.
         full = math.ceil(engine.batch_tokens / self._ranker.max_length)
         await self._score(_warming("문서", "다른 문서"), None)
-        warm = engine.workers * full
+        warm = max(2, engine.workers * full)
         await self._score(_warming(*_different(longest, range(warm))), None)
         engine.forget_speed()
         await self._score(_warming(*_different(longest, range(warm, warm + _MEASURED * full))), None)
@@ -189,11 +189,18 @@ class Scoring:
             instructed=any(scored.instructed for _, scored in ranked),
             raw=tuple(raw) if self._ranker.raw_scale != "logit" else (),
             raw_scale=self._ranker.raw_scale,
+            effort=None if self._ranker.absolute else _effort(ranked),
         )
 
 
+def _effort(ranked: Ranked) -> Effort:
+    cost = sum((scored.cost for _, scored in ranked), Cost())
+    return Effort(cost.model_calls, cost.comparisons)
+
+
 def _warming(*texts: str) -> RerankRequest:
-    return RerankRequest("logits", ("질문",), tuple(map(Document, texts)), max_chunks_per_doc=1)
+    # Of rankers that compare, the best one takes least.
+    return RerankRequest("logits", ("질문",), tuple(map(Document, texts)), top_n=1, max_chunks_per_doc=1)
 
 
 def _different(text: str, numbers: range) -> list[str]:

@@ -76,7 +76,7 @@ def render(request: RerankRequest, result: RerankResult) -> dict[str, Any]:
         shown = echo_text if request.plain_documents else echo
         for item in results:
             item["document"] = shown(request.documents[item["index"]])
-    tokens = sum(result.tokens)
+    usage = result.usage
     answer: dict[str, Any] = {
         "id": result.id,
         "object": "list" if request.list_style else "rerank",
@@ -84,13 +84,14 @@ def render(request: RerankRequest, result: RerankResult) -> dict[str, Any]:
         "created": result.created,
         "results": results,
         "data": results,
-        "usage": {"prompt_tokens": tokens, "completion_tokens": 0, "total_tokens": tokens},
+        "usage": usage,
         "meta": {
             "api_version": {"version": request.api_version, "is_experimental": False},
             "billed_units": {"search_units": -(-len(request.documents) // _DOCUMENTS_PER_SEARCH_UNIT)},
-            "tokens": {"input_tokens": tokens, "output_tokens": 0},
+            "tokens": {"input_tokens": usage["prompt_tokens"], "output_tokens": usage["completion_tokens"]},
             "warnings": _warnings(request, result),
             **_scale(request, result),
+            **_cost(result),
         },
     }
     if request.input_order_scores:
@@ -108,8 +109,16 @@ def _scale(request: RerankRequest, result: RerankResult) -> dict[str, str]:
     return {"scale": result.raw_scale} if request.raw_scores and result.raw else {}
 
 
+def _cost(result: RerankResult) -> dict[str, dict[str, int]]:
+    """Return what it took, where documents were compared."""
+    if result.effort is None:
+        return {}
+    calls = {"model_calls": result.effort.model_calls, "comparisons": result.effort.comparisons}
+    return {"cost": calls | {"input_tokens": sum(result.tokens), "output_tokens": result.effort.output_tokens}}
+
+
 def _warnings(request: RerankRequest, result: RerankResult) -> list[str]:
-    warnings = list(request.warnings)
+    warnings = [*request.warnings, *result.warnings]
     if result.query_truncated:
         warnings.append("the query was truncated: its end was not read")
     cut = [index for index, truncated in enumerate(result.truncated) if truncated]
@@ -169,6 +178,11 @@ def answers() -> list[Schema]:
             "enum": ["rank", "maxsim_sum", "maxsim_mean"],
             "description": "There where scores are places within the answer, or raw ones that are no logits.",
         },
+        "cost": obj(
+            ["model_calls", "comparisons", "input_tokens", "output_tokens"],
+            dict.fromkeys(("model_calls", "comparisons", "input_tokens", "output_tokens"), INDEX),
+            description="There where documents were compared with each other: what that took.",
+        ),
     }
     fields = {
         "id": TEXT,

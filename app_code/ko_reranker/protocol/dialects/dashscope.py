@@ -59,7 +59,7 @@ def render(request: RerankRequest, result: RerankResult) -> dict[str, Any]:
     results: list[dict[str, Any]] = [{"index": index, "relevance_score": values[index]} for index in ranked(request, result)]
     answer = {
         "output": {"results": results},
-        "usage": {"total_tokens": sum(result.tokens)},
+        "usage": {"total_tokens": result.usage["total_tokens"]},
         "request_id": result.id,
     }
     if request.return_documents:

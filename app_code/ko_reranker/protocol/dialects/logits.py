@@ -9,7 +9,8 @@ itself, so that a request may be split over several invocations and merged. Both
                        "query_truncated":…,"chunks":[…] where documents were cut into chunks,
                        "unrepaired":[…] where texts kept their escapes,
                        "raw":[…] and "raw_scale":… where those are not the logits,
-                       "absolute":false where they are places, "instructed":true where instructions are read}
+                       "absolute":false and "effort":{"model_calls":…,"comparisons":…,"output_tokens":…} where they are places,
+                       "instructed":true where instructions are read, "warnings":[…] where there are any}
     decode_answer  -> RerankResult
 """
 
@@ -17,9 +18,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
-from ..canonical import QUERY, Document, RerankRequest, RerankResult
+from ..canonical import QUERY, Document, Effort, RerankRequest, RerankResult
 from ..errors import invalid
 from ..fields import kind, read_count, read_query, read_scoring
 from ..wire import clean
@@ -59,6 +61,8 @@ def decode_answer(answer: Any, request: RerankRequest) -> RerankResult:
             instructed=answer.get("instructed") is True,
             raw=tuple(float(value) for value in answer.get("raw") or ()),
             raw_scale=str(answer.get("raw_scale", "logit")),
+            effort=Effort(**{name: int(count) for name, count in effort.items()}) if (effort := answer.get("effort")) else None,
+            warnings=tuple(str(warning) for warning in answer.get("warnings") or ()),
         )
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UnreadableAnswer(f"not a logits answer: {type(error).__name__}") from None
@@ -105,7 +109,9 @@ def render(request: RerankRequest, result: RerankResult) -> dict[str, Any]:
         **({"unrepaired": list(result.unrepaired)} if result.unrepaired else {}),
         **({"raw": list(result.raw), "raw_scale": result.raw_scale} if result.raw else {}),
         **({} if result.absolute else {"absolute": False}),
+        **({"effort": asdict(result.effort)} if result.effort else {}),
         **({"instructed": True} if result.instructed else {}),
+        **({"warnings": list(result.warnings)} if result.warnings else {}),
     }
 
 

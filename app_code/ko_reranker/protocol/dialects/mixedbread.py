@@ -37,12 +37,11 @@ def render(request: RerankRequest, result: RerankResult) -> dict[str, Any]:
     if request.return_documents:
         for item in data:
             item["input"] = request.documents[item["index"]].source
-    tokens = sum(result.tokens)
     answer = {
         "object": "list",
         "model": request.model or result.model,
         "data": data,
-        "usage": {"prompt_tokens": tokens, "completion_tokens": 0, "total_tokens": tokens},
+        "usage": result.usage,
         "top_k": request.top_n or len(request.documents),
         "return_input": request.return_documents,
     }

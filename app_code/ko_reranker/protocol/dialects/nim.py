@@ -27,10 +27,10 @@ def parse(body: Mapping[str, Any], path: str) -> RerankRequest:
 
 def render(request: RerankRequest, result: RerankResult) -> dict[str, Any]:
     values = scores(request, result)
-    tokens = sum(result.tokens)
+    usage = result.usage
     return {
         "rankings": [{"index": index, "logit": values[index]} for index in ranked(request, result)],
-        "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
+        "usage": {name: usage[name] for name in ("prompt_tokens", "total_tokens")},
     }
 
 

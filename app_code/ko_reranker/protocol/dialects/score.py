@@ -40,14 +40,13 @@ def parse(body: Mapping[str, Any], path: str) -> RerankRequest:
 
 
 def render(request: RerankRequest, result: RerankResult) -> dict[str, Any]:
-    tokens = sum(result.tokens)
     return {
         "id": result.id,
         "object": "list",
         "created": result.created,
         "model": request.model or result.model,
         "data": [{"index": index, "object": "score", "score": value} for index, value in enumerate(scores(request, result))],
-        "usage": {"prompt_tokens": tokens, "completion_tokens": 0, "total_tokens": tokens},
+        "usage": result.usage,
     }
 
 

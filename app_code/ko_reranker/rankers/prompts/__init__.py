@@ -9,76 +9,48 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
 import yaml
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as validated
+
+from ko_reranker.rankers.prompts.comparing import ComparingPrompt
+from ko_reranker.rankers.prompts.pieces import (
+    STRICT,
+    LiteralPiece,
+    Part,
+    PromptError,
+    Run,
+    SpecialPiece,
+    Text,
+    TextPiece,
+    check_instruction,
+    parts_of,
+)
+
+__all__ = [
+    "PROMPT_FILE",
+    "AnyPrompt",
+    "ComparingPrompt",
+    "Prompt",
+    "PromptError",
+    "digest",
+    "parse_prompt",
+    "shipped_prompt",
+    "shipped_prompts",
+]
 
 PROMPT_FILE = "prompt.yaml"
 # What of a request stands in a prompt.
 FIELDS = ("query", "document", "instruction")
-_STRICT = ConfigDict(extra="forbid", strict=True)
-_PLACEHOLDER = re.compile(r"\{(\w+)\}")
-Text = Annotated[str, Field(min_length=1)]
-
-
-class PromptError(ValueError):
-    """A prompt cannot be used; the message says which part and why."""
-
-
-@validated(frozen=True, slots=True, config=_STRICT)
-class SpecialPiece:
-    """A special token by its part, not its spelling: ``bos``. Left out where the tokenizer has none, or pads with it."""
-
-    special: Literal["bos"]
-
-
-@validated(frozen=True, slots=True, config=_STRICT)
-class LiteralPiece:
-    """What stands there as it is, special tokens included: ``<|im_end|>`` is one token here, and in no other piece."""
-
-    literal: Text
-
-
-@validated(frozen=True, slots=True, config=_STRICT)
-class TextPiece:
-    """A text with the request's fields, as in ``"<Query>: {query}"``.
-
-    Attributes:
-        text: with ``{query}``, ``{document}`` or ``{instruction}``; other braces stand for themselves.
-        without_instruction: what stands there instead where there is no instruction; None for the same.
-    """
-
-    text: Text
-    without_instruction: str | None = None
-
 
 Piece = SpecialPiece | LiteralPiece | TextPiece
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
-    """A piece of a rendered prompt.
-
-    Attributes:
-        text: as it stands there; of a field its name.
-        kind: ``literal`` may hold special tokens, ``text`` may not, ``field`` is filled in with what a request says.
-    """
-
-    text: str
-    kind: Literal["literal", "text", "field"]
-
-
-# What is tokenised as one string.
-Run = Sequence[Part]
-
-
-@validated(frozen=True, slots=True, config=_STRICT)
+@validated(frozen=True, slots=True, config=STRICT)
 class Prompt:
     """What a generative reranker reads of a query and a document, and how its answer is understood.
 
@@ -110,13 +82,7 @@ class Prompt:
                     raise ValueError(
                         f"{{{field}}} has to stand in the pieces once, and stands there {fields.count(field)} times"
                     )
-            if fields.count("instruction") > 1:
-                raise ValueError("{instruction} may stand in the pieces once")
-            if not instructed and "instruction" in fields and self.instruction is None:
-                raise ValueError(
-                    "{instruction} stands in a text that has no without_instruction: say the instruction that is read if a "
-                    "request has none"
-                )
+            check_instruction(fields, instructed=instructed, default=self.instruction)
         if self.positive is None:
             self._check_likelihood()
         elif self.positive == self.negative:
@@ -132,6 +98,11 @@ class Prompt:
             )
 
     @property
+    def method(self) -> Literal["pointwise", "likelihood"]:
+        """How it ranks."""
+        return "likelihood" if self.positive is None else "pointwise"
+
+    @property
     def instructed(self) -> bool:
         """Whether it reads an instruction."""
         return any(part.text == "instruction" and part.kind == "field" for run in self.runs(instructed=True) for part in run)
@@ -142,7 +113,9 @@ class Prompt:
         Args:
             instructed: whether there is an instruction.
         """
-        pieces = [list(_parts(piece, instructed=instructed)) for piece in self.pieces if not isinstance(piece, SpecialPiece)]
+        pieces = [
+            list(parts_of(piece, FIELDS, instructed=instructed)) for piece in self.pieces if not isinstance(piece, SpecialPiece)
+        ]
         return [[part for piece in pieces for part in piece]] if self.join == "text" else [*pieces]
 
     @property
@@ -163,25 +136,11 @@ class Prompt:
         return ["".join(values[part.text] if part.kind == "field" else part.text for part in run) for run in runs]
 
 
-def _parts(piece: LiteralPiece | TextPiece, *, instructed: bool) -> Iterator[Part]:
-    if isinstance(piece, LiteralPiece):
-        yield Part(piece.literal, "literal")
-        return
-    other = piece.without_instruction
-    text = piece.text if instructed or other is None else other
-    # Every second one is what stood in braces.
-    for number, part in enumerate(_PLACEHOLDER.split(text)):
-        if number % 2 and part not in FIELDS:
-            raise ValueError(f"{{{part}}} is none of {', '.join(f'{{{field}}}' for field in FIELDS)}")
-        if part:
-            yield Part(part, "field" if number % 2 else "text")
+AnyPrompt = Prompt | ComparingPrompt
 
 
-_PROMPT = TypeAdapter(Prompt)
-
-
-def parse_prompt(text: str, name: str) -> Prompt:
-    """Return the prompt that a YAML document describes.
+def parse_prompt(text: str, name: str) -> AnyPrompt:
+    """Return the prompt that a YAML document describes; one with a ``method`` compares documents.
 
     Args:
         text: of the document.
@@ -191,7 +150,9 @@ def parse_prompt(text: str, name: str) -> Prompt:
         PromptError: it is not valid; the message says where.
     """
     try:
-        prompt = _PROMPT.validate_json(json.dumps(yaml.safe_load(text), default=str))
+        value = yaml.safe_load(text)
+        kind: type[AnyPrompt] = ComparingPrompt if isinstance(value, dict) and "method" in value else Prompt
+        prompt = TypeAdapter(kind).validate_json(json.dumps(value, default=str))
     except yaml.YAMLError as error:
         raise PromptError(f"{name} is not YAML: {' '.join(str(error).split())}") from None
     except ValidationError as error:
@@ -206,7 +167,10 @@ def _first(error: ValidationError) -> str:
     found = error.errors()[0]
     where = [str(step) for step in found["loc"] if not str(step).endswith("Piece")]
     if where and where[0] == "pieces" and found["type"] != "value_error":
-        return f"{'.'.join(where[:2])} is no piece: it has one of special, literal and text (and without_instruction), a string"
+        return (
+            f"{'.'.join(where[:2])} is no piece: it has one of special, literal and text (and without_instruction), a string; "
+            "where documents are compared, one has documents"
+        )
     said = found["msg"].removeprefix("Value error, ")
     return f"{'.'.join(where)}: {said}" if where else said
 
@@ -223,7 +187,7 @@ def shipped_prompts() -> Mapping[str, str]:
     return {path.stem: path.read_text(encoding="utf-8") for path in files}
 
 
-def shipped_prompt(name: str) -> Prompt:
+def shipped_prompt(name: str) -> AnyPrompt:
     """Return a prompt that comes with the library.
 
     Raises:

@@ -5,7 +5,6 @@ Training and scoring both go through here, so that a model is asked what it was 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -16,7 +15,9 @@ from ko_reranker.engine.items import Item
 from ko_reranker.engine.prefixes import Prefix
 from ko_reranker.rankers.interface import UnrankableError
 from ko_reranker.rankers.pairs import EncodedDocuments
-from ko_reranker.rankers.prompts import Part, Prompt, PromptError, Run
+from ko_reranker.rankers.prompts import Prompt
+from ko_reranker.rankers.prompts.pieces import Part, PromptError, Run
+from ko_reranker.rankers.prompts.tokens import ControlTokens, answer_token, bos_of, chat_frame, common
 from ko_reranker.rankers.texts import TextEncoder
 from ko_reranker.text import spans
 
@@ -25,10 +26,6 @@ if TYPE_CHECKING:
 
 # Tokens of a document that there is always room for.
 _LEAST_ROOM = 16
-# Stands in for what a user says while a chat template is read.
-_MARK = "\N{LEFT BLACK LENTICULAR BRACKET}user\N{RIGHT BLACK LENTICULAR BRACKET}"
-# Llama's templates say the date, and a score does not depend on the day: theirs, if none is given.
-_DATE = "26 Jul 2024"
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,16 +87,14 @@ class PromptEncoder:
     ) -> None:
         self.prompt, self.max_length, self.max_chunks = prompt, max_length, max_chunks
         self.texts = TextEncoder(tokenizer, (max_chunks + 1) * max_length, cache_tokens=cache_tokens)
-        self._chat = _chat_frame(tokenizer) if prompt.chat else None
-        bos, padding = tokenizer.bos_token_id, tokenizer.pad_token_id
-        begins = prompt.begins_with_bos and self._chat is None and bos is not None and bos != padding
-        self._bos = np.array([bos] if begins else [], np.int32)
-        self._control, self._gap = _control_tokens(tokenizer, self._literals())
-        for text in self._plain_texts():
-            if self._control and (found := self._control.search(text)):
-                raise PromptError(f"the text {text!r} has the special token {found[0]!r}: it can only stand in a literal")
+        self._chat = chat_frame(tokenizer) if prompt.chat else None
+        self._bos = bos_of(tokenizer, wanted=prompt.begins_with_bos and self._chat is None)
+        self._control = ControlTokens(tokenizer, self._literals())
+        self._control.check(self._plain_texts())
         self.answers = [
-            self._answer(name, answer) for name in ("positive", "negative") if (answer := getattr(prompt, name)) is not None
+            answer_token(self.texts, f"the {name} answer", answer)
+            for name in ("positive", "negative")
+            if (answer := getattr(prompt, name)) is not None
         ]
         frame = self._frame("", prompt.instruction)
         if not frame.tokens:
@@ -139,16 +134,16 @@ class PromptEncoder:
         if not documents:
             return EncodedDocuments([], np.zeros(0, np.int32), np.zeros(0, bool), False)
         max_chunks = self.max_chunks if max_chunks is None else min(max_chunks, self.max_chunks)
-        frame, query_truncated = self._cut_to_fit(self._clean(query), self._instruction(instruction))
+        frame, query_truncated = self._cut_to_fit(self._control.taken_out(query), self._instruction(instruction))
         if self.prompt.positive is None and not frame.targets:
             raise UnrankableError("query", "it has no tokens, and how likely they are is the score")
-        texts = [frame.lead + self._clean(document) for document in documents]
+        texts = [frame.lead + self._control.taken_out(document) for document in documents]
         sequences: list[np.ndarray] = []
         chunks, truncated = np.zeros(len(documents), np.int32), np.zeros(len(documents), bool)
         shared = len(frame.lead_ids)
         for index, ids in enumerate(self.texts.recall(texts)):
             # Where the lead ends and the document begins, one token may hold the end of one and the beginning of the other.
-            head = _common(frame.lead_ids, ids)
+            head = common(frame.lead_ids, ids)
             room = max(1, self.max_length - len(frame.before) - head - len(frame.after))
             parts = spans(len(ids) - head, room, overlap, max_chunks, max_tokens=max_tokens)
             chunks[index], truncated[index] = len(parts), parts[-1][1] < len(ids) - head
@@ -158,7 +153,7 @@ class PromptEncoder:
                 np.concatenate([frame.before, ids[:head], ids[head + start : head + end], frame.after]) for start, end in parts
             ]
             sequences += made
-            shared = min(shared, *(_common(frame.lead_ids, one[len(frame.before) :]) for one in made))
+            shared = min(shared, *(common(frame.lead_ids, one[len(frame.before) :]) for one in made))
         items = _items(sequences, len(frame.before) + shared if share else 0, frame.targets)
         return EncodedDocuments(items, chunks, truncated, query_truncated)
 
@@ -222,11 +217,7 @@ class PromptEncoder:
     def _instruction(self, instruction: str | None) -> str | None:
         if not self.prompt.instructed:
             return None
-        return self.prompt.instruction if instruction is None else self._clean(instruction)
-
-    def _clean(self, text: str) -> str:
-        # Something is left where they were: else what stood around one could make up another.
-        return self._control.sub(self._gap, text) if self._control else text
+        return self.prompt.instruction if instruction is None else self._control.taken_out(instruction)
 
     def _literals(self) -> str:
         return "".join(part.text for run in self._runs(instructed=True) for part in run if part.kind == "literal")
@@ -235,52 +226,9 @@ class PromptEncoder:
         runs = [run for instructed in (True, False) for run in self.prompt.runs(instructed=instructed)]
         return [*(part.text for run in runs for part in run if part.kind == "text"), self.prompt.instruction or ""]
 
-    def _answer(self, name: str, answer: str) -> int:
-        ids = self.texts.encode([answer])[0]
-        if len(ids) != 1:
-            raise PromptError(
-                f"the {name} answer {answer!r} is {len(ids)} tokens of its tokenizer and has to be one: name another"
-            )
-        return int(ids[0])
-
 
 def _place_of_document(run: Run) -> int | None:
     return next((index for index, part in enumerate(run) if part == Part("document", "field")), None)
-
-
-def _chat_frame(tokenizer: PreTrainedTokenizerBase) -> tuple[str, str] | None:
-    """Return what a chat template puts before and behind what a user says, None for a tokenizer without one."""
-    if not getattr(tokenizer, "chat_template", None):
-        return None
-    said = [{"role": "user", "content": _MARK}]
-    try:
-        text = tokenizer.apply_chat_template(
-            said, tokenize=False, add_generation_prompt=True, enable_thinking=False, date_string=_DATE
-        )
-    except Exception as error:  # as many kinds as there are templates
-        raise PromptError(f"its chat template cannot be used: {' '.join(str(error).split())[:200]}") from error
-    before, *after = str(text).split(_MARK)
-    if len(after) != 1:
-        raise PromptError(f"its chat template says {len(after)} times what a user says once")
-    return before, after[0]
-
-
-def _control_tokens(tokenizer: PreTrainedTokenizerBase, literals: str) -> tuple[re.Pattern[str] | None, str]:
-    """Return what is to be taken out of texts, and what is put in its place."""
-    added = tokenizer.added_tokens_decoder.values()
-    tokens = {token.content for token in added if token.special or token.content in literals}
-    found = sorted(filter(str.strip, tokens), key=len, reverse=True)
-    if not found:
-        return None, ""
-    gap = next(gap for gap in (" ", "\n", "\N{REPLACEMENT CHARACTER}") if not any(gap in token for token in found))
-    return re.compile("|".join(map(re.escape, found))), gap
-
-
-def _common(one: np.ndarray, other: np.ndarray) -> int:
-    """Return how many tokens two sequences begin with alike."""
-    length = min(len(one), len(other))
-    different = np.flatnonzero(one[:length] != other[:length])
-    return int(different[0]) if len(different) else length
 
 
 def _items(sequences: list[np.ndarray], shared: int, targets: int) -> list[Item]:
