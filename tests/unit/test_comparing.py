@@ -374,7 +374,7 @@ def test_a_prompt_that_cannot_compare_is_refused(text, message):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_it_is_served_with_its_cost_and_its_places(method, prompts, folder):
-    ranker = load_ranker(folder, options(prompts[method]))
+    ranker = load_ranker(folder, options(prompts[method], max_length=256, batch_tokens=256))
     cost = ranker.score_detailed(QUERY, DOCUMENTS, top_n=3).cost
     with TestClient(create_app(ranker)) as client:
         answer = client.post("/rerank", json={"query": QUERY, "documents": DOCUMENTS, "top_n": 3}).json()
@@ -390,6 +390,6 @@ def test_it_is_served_with_its_cost_and_its_places(method, prompts, folder):
         "input_tokens": cost.tokens,
         "output_tokens": 0,
     }
-    assert facts == {"model": str(folder), "max_length": 512, "whole": True, "max_documents": 100}
+    assert facts == {"model": str(folder), "max_length": 256, "whole": True, "max_documents": 100}
     assert (refused["error"]["param"], info["max_client_batch_size"]) == ("documents", 100)
     assert "are 101, over the limit of 100" in refused["message"]
