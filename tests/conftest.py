@@ -27,3 +27,14 @@ def pytest_configure(config: pytest.Config) -> None:
     asked = "gpu" in marks and "not gpu" not in marks
     if not asked and not any("tests/gpu" in str(argument) for argument in config.args):
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
+@pytest.fixture
+def int8() -> None:
+    """Skip the test where the CPU does not multiply 8-bit integers rightly, which loading a model in int8 refuses by name."""
+    from ko_reranker.engine.dense import check_int8  # some tests run in environments that have no PyTorch
+
+    try:
+        check_int8()
+    except RuntimeError as error:
+        pytest.skip(str(error))

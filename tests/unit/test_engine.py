@@ -113,6 +113,7 @@ def test_logits_are_those_of_plain_transformers_whatever_the_batch(model_and_for
     engine.close()
 
 
+@pytest.mark.usefixtures("int8")
 @pytest.mark.parametrize("name", CONFIGS)
 def test_int8_ranks_nearly_alike_and_does_not_depend_on_the_batch(name):
     model = make_model(name)

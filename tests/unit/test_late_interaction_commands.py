@@ -73,6 +73,7 @@ def test_it_teaches_which_negatives_are_hard(folder, records):
     assert all(len(record.negatives) == len(record.negative_scores or ()) for record in mined)
 
 
+@pytest.mark.usefixtures("int8")
 def test_in_int8_it_ranks_almost_alike(tmp_path):
     folder = ours("xlm-roberta", tmp_path)
     save_file({"weight": torch.eye(16, 32)}, folder / "projection.safetensors")
