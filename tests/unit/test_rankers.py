@@ -228,8 +228,10 @@ def test_limits_of_a_request_bound_what_is_read_of_a_document(ranker: CrossEncod
     assert ranker.score_detailed(QUERY, [long], max_chunks_per_doc=10**6).chunks[0] <= ranker.encoder.max_chunks
 
 
-@pytest.mark.parametrize("dtype", [pytest.param("int8", marks=pytest.mark.usefixtures("int8")), "bf16"])
-def test_a_coarser_arithmetic_ranks_nearly_alike(ranker: CrossEncoder, dtype: str) -> None:
+@pytest.mark.parametrize("dtype", ["int8", "bf16"])
+def test_a_coarser_arithmetic_ranks_nearly_alike(ranker: CrossEncoder, dtype: str, request: pytest.FixtureRequest) -> None:
+    if dtype == "int8":
+        request.getfixturevalue("int8")
     documents = [document for document in DOCUMENTS if document]
     coarse = load_ranker("sample:tiny", EngineOptions(dtype=dtype))
     assert coarse.precision == {"int8": "int8", "bf16": "bfloat16"}[dtype]
