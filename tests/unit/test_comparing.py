@@ -13,7 +13,7 @@ from generative_models import decoder, gemma_tokenizer, qwen_tokenizer, saved, s
 from starlette.testclient import TestClient
 from transformers import AutoModelForSequenceClassification, GemmaConfig, PreTrainedModel, Qwen3Config
 
-from ko_reranker.rankers import EngineOptions, RankerError, UnrankableError, load_ranker
+from ko_reranker.rankers import EngineOptions, RankerError, Scored, UnrankableError, load_ranker
 from ko_reranker.rankers.comparing import Comparing
 from ko_reranker.rankers.prompts import ComparingPrompt, PromptError, parse_prompt, shipped_prompt
 from ko_reranker.rankers.prompts.comparing import filled
@@ -310,6 +310,72 @@ def test_a_classifiers_one_row_compares_nothing(tmp_path, load):
         load("setwise-ko", folder)
 
 
+@pytest.fixture(scope="module")
+def writing(tmp_path_factory) -> str:
+    """The file of a prompt behind which the model writes an order."""
+    path = tmp_path_factory.mktemp("prompts") / "written.yaml"
+    text = short("listwise").replace('answer: "{label}"', "labels: numbers").replace("best of {num}", "order, as in [2] > [1]")
+    path.write_text(text, encoding="utf-8")
+    return str(path)
+
+
+def written(ranker: Comparing, text: str) -> tuple[Scored, str]:
+    """Rank three documents by an order that is written, and return what came of it and how far it was read."""
+    ranking, tokens = ranker.rounds(QUERY, DOCUMENTS[:3]), []
+    try:
+        next(ranking)
+        for token in (*alone(text), qwen_tokenizer().eos_token_id):
+            tokens.append(token)
+            ranking.send([token])
+    except StopIteration as end:
+        return end.value, qwen_tokenizer().decode(tokens, skip_special_tokens=True)
+    raise AssertionError("the ranking goes on")
+
+
+def test_a_model_writes_what_transformers_write_greedily(model, folder, load, writing):
+    ranker = load(writing)
+    prompt = ranker.encoder.begin(QUERY, DOCUMENTS).items([(0, 1, 2)], share=False)[0].ids.tolist()
+    most = ranker.encoder.most_written
+    assert most > 16, "keys and values are kept more than once"
+    with torch.inference_mode():
+        ids = torch.tensor([prompt])
+        wanted = model.generate(ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=most)[0]
+    wanted = wanted[len(prompt) :].tolist()
+    ranking, tokens = ranker.rounds(QUERY, DOCUMENTS[:3]), []
+    with pytest.raises(StopIteration) as ended:
+        items = next(ranking)
+        while True:
+            (token,) = ranker.engine.score(items)
+            tokens.append(int(token))
+            items = ranking.send([token])
+    assert tokens == wanted
+    scored = ended.value.value
+    assert (scored.cost.model_calls, scored.cost.output_tokens) == (1, len(tokens))
+    assert scored.cost.tokens == scored.tokens.sum() == len(prompt)
+
+
+def test_an_order_is_read_as_it_is_written_and_no_further(load, writing):
+    ranker = load(writing)
+    scored, read = written(ranker, "[2] > [3] > [1] is my order")
+    assert read == "[2] > [3] > [1]"
+    assert scored.logits.argsort()[::-1].tolist() == [1, 2, 0]
+    assert (scored.cost.output_tokens, scored.warnings) == (len(alone(read)), ())
+
+
+def test_what_was_wrong_with_orders_is_told(load, writing, folder):
+    ranker = load(writing)
+    scored, read = written(ranker, "Passage 3 is best, then 3 and 9")
+    assert read == "Passage 3 is best, then 3 and 9", "until it ends"
+    assert scored.logits.argsort()[::-1].tolist() == [2, 0, 1]
+    (warning,) = scored.warnings
+    assert warning.startswith(
+        "of 1 orders that the model wrote 1 had another form than asked for; 1 labels came again, 1 were of"
+    )
+    long, _ = written(ranker, "so " * 200)
+    assert long.cost.output_tokens == ranker.encoder.most_written < 200
+    assert sorted(long.logits.tolist()) == pytest.approx([1 / 3, 2 / 3, 1])
+
+
 LLM_RANKERS = {
     "pairwise-en": (
         'Given a query "Q?", which of the following two passages is more relevant to the query?\n\n'
@@ -330,13 +396,17 @@ def test_prompts_are_those_of_llm_rankers_byte_for_byte(name):
     assert prompt.render("Q?", ["one", "two"], "Be kind.") == f"Be kind.\n\n{LLM_RANKERS[name]}"
 
 
-def test_the_listwise_prompt_is_that_of_rank_llm_byte_for_byte():
-    assert shipped_prompt("listwise-en").render("Q?", ["one", "two"]) == (
-        "I will provide you with 2 passages, each indicated by an alphabetical identifier []. Rank the passages based on their "
-        "relevance to the search query: Q?.\n[A] one\n[B] two\nSearch Query: Q?.\nRank the 2 passages above based on their "
-        "relevance to the search query. All the passages should be included and listed using identifiers, in descending order "
-        "of relevance. The output format should be [] > [], e.g., [B] > [A], Answer concisely and directly and only respond "
-        "with the ranking results, do not say any word or explain."
+@pytest.mark.parametrize(
+    ("name", "kind", "one", "two"),
+    [("listwise-en", "an alphabetical", "A", "B"), ("listwise-written-en", "a numerical", "1", "2")],
+)
+def test_the_listwise_prompts_are_those_of_rank_llm_byte_for_byte(name, kind, one, two):
+    assert shipped_prompt(name).render("Q?", ["one", "two"]) == (
+        f"I will provide you with 2 passages, each indicated by {kind} identifier []. Rank the passages based on their "
+        f"relevance to the search query: Q?.\n[{one}] one\n[{two}] two\nSearch Query: Q?.\nRank the 2 passages above based on "
+        "their relevance to the search query. All the passages should be included and listed using identifiers, in descending "
+        f"order of relevance. The output format should be [] > [], e.g., [{two}] > [{one}], Answer concisely and directly and "
+        "only respond with the ranking results, do not say any word or explain."
     )
 
 

@@ -25,7 +25,7 @@ from transformers import (
 )
 
 from ko_reranker.engine import Engine, Item
-from ko_reranker.engine.answers import AnswerHead, LikelihoodHead
+from ko_reranker.engine.answers import AnswerHead, GreedyHead, LikelihoodHead
 from ko_reranker.engine.decoders import Decoder, DecoderForward, check_decoder
 from ko_reranker.engine.prefixes import Prefix
 
@@ -107,6 +107,27 @@ def test_a_shared_prefix_changes_nothing_and_is_computed_once(model):
     assert mixed == pytest.approx(expected, abs=1e-5)
 
 
+def test_a_prefix_behind_a_prefix_changes_nothing(model):
+    ids, compute = sequences()[-1], forward(model)
+    first = Prefix(ids[:20])
+    second = Prefix(ids[20:50], first)
+    third = Prefix(ids[50:53], second)
+    items = [Item(ids[len(prefix) :], prefix=prefix, leads=True) for prefix in (first, second, third)]
+    assert [len(prefix) for prefix in (first, second, third)] == [20, 50, 53]
+    assert [item.tokens for item in items] == [len(ids)] * 3
+    logits, computed = compute(items)
+    assert logits == pytest.approx([float(compute([Item(ids)])[0][0])] * 3, abs=1e-5)
+    assert computed == len(ids) * 3 - 20 - 50, "what comes before a prefix counts with whoever leads that"
+
+
+def test_the_likeliest_token_is_that_of_transformers(model):
+    ids = sequences()
+    with torch.inference_mode():
+        expected = [int(model(input_ids=torch.from_numpy(one[None]).long()).logits[0, -1].argmax()) for one in ids]
+    found, _ = DecoderForward(Decoder(model), GreedyHead(model.get_output_embeddings().weight))(shared(ids))
+    assert found.tolist() == expected
+
+
 def test_in_bf16_logits_stay_near(model):
     ids = sequences()
     exact = reference(model, ids)
@@ -155,7 +176,7 @@ def test_the_difference_of_two_rows_is_the_difference_of_their_logits():
 def test_a_prefix_is_computed_once_whoever_comes_first_and_again_if_that_failed():
     prefix, calls, begun = Prefix(np.arange(3, dtype=np.int32)), [], threading.Barrier(4)
 
-    def compute(ids):
+    def compute(ids, before):
         calls.append(ids)
         if len(calls) == 1:
             raise RuntimeError("no memory")

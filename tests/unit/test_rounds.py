@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -161,6 +161,20 @@ def test_the_server_drives_the_rounds_and_says_that_scores_are_places(ranker, ca
     assert facts["whole"] is True
     lines = [json.loads(JsonLines().format(record)) for record in caplog.records]
     assert [line["model_calls"] for line in lines if "documents" in line] == [cost.model_calls] * 2
+
+
+def test_what_was_compared_and_written_is_told_with_what_went_wrong():
+    class Writing(Knockout):
+        def rounds(self, query: str, documents: Sequence[str], **options: int | str | None) -> Rounds:
+            scored = yield from super().rounds(query, documents, **options)
+            return replace(scored, cost=scored.cost + Cost(comparisons=3, output_tokens=5), warnings=("one was no order",))
+
+    with TestClient(create_app(Writing())) as client:
+        answer = client.post("/rerank", json=BODY | {"documents": NUMBERS[:3]}).json()
+    read = answer["usage"]["prompt_tokens"]
+    assert answer["usage"] == {"prompt_tokens": read, "completion_tokens": 5, "total_tokens": read + 5}
+    assert answer["meta"]["cost"] == {"model_calls": 3, "comparisons": 3, "input_tokens": read, "output_tokens": 5}
+    assert "one was no order" in answer["meta"]["warnings"]
 
 
 @pytest.mark.parametrize("name", ["instruction", "instruct"])

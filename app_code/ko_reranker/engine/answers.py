@@ -19,7 +19,7 @@ class DecoderHead(Protocol):
     """From the states that a decoder gives to a number, or to several, for each sequence."""
 
     def __call__(self, states: torch.Tensor, items: Sequence[Item]) -> np.ndarray:
-        """Return float32, (sequences,) or (sequences, numbers), on the host.
+        """Return (sequences,) or (sequences, numbers), on the host.
 
         Args:
             states: (tokens that are read, hidden); of each sequence its last `Item.read` tokens, sequence after sequence.
@@ -53,6 +53,23 @@ class AnswerHead(ChoiceHead):
         """Return the first answer's logits less the second one's, (sequences,)."""
         logits = super().__call__(states, items)
         return logits[:, 0] if len(self.rows) == 1 else logits[:, 0] - logits[:, 1]
+
+
+class GreedyHead:
+    """The token that is likeliest to follow.
+
+    Args:
+        vocabulary: (tokens, hidden), in the floating type and on the device of the states.
+        bias: (tokens,), or None.
+    """
+
+    def __init__(self, vocabulary: torch.Tensor, bias: torch.Tensor | None = None) -> None:
+        self.vocabulary, self.bias = vocabulary, bias
+
+    def __call__(self, states: torch.Tensor, items: Sequence[Item]) -> np.ndarray:
+        """Return token ids, int64, (sequences,); caps of logits change none of them."""
+        found = [F.linear(rows, self.vocabulary, self.bias).float().argmax(1) for rows in states.split(_BLOCK)]
+        return torch.cat(found).cpu().numpy()
 
 
 class LikelihoodHead:

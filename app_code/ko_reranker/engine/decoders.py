@@ -98,22 +98,28 @@ class Decoder:
             states, _ = layer(states, cos_sin[layer.kind], batch, behind, tails)
         return self.norm(states)
 
-    def prefix_states(self, ids: np.ndarray) -> list[LayerStates]:
+    def prefix_states(self, ids: np.ndarray, before: Sequence[LayerStates] | None = None) -> list[LayerStates]:
         """Return keys and values of each layer, (tokens, key heads, head size) each, of what sequences begin with.
 
         Args:
             ids: int32, (tokens,).
+            before: what this gave of the tokens that come before them, which are among those that are returned; None for none.
         """
-        batch = pack([Item(ids)]).to(self.device)
+        batch = pack([Item(ids)], first_position=0 if before is None else len(before[0][0])).to(self.device)
         states, cos_sin = self._start(batch)
         kept = []
-        for layer in self.layers[:-1]:
-            states, own = layer(states, cos_sin[layer.kind], batch, [None], [])
+        for number, layer in enumerate(self.layers[:-1]):
+            states, own = layer(states, cos_sin[layer.kind], batch, [None if before is None else before[number]], [])
             kept.append(own)
         last = self.layers[-1]
         kept.append(last.key_and_value(last.input_norm(states), cos_sin[last.kind]))
-        # Apart from the products that they are parts of, which would be kept with them.
-        return [(key.clone(), value.clone()) for key, value in kept]
+        if before is None:
+            # Apart from the products that they are parts of, which would be kept with them.
+            return [(key.clone(), value.clone()) for key, value in kept]
+        return [
+            (torch.cat([earlier[0], key]), torch.cat([earlier[1], value]))
+            for earlier, (key, value) in zip(before, kept, strict=True)
+        ]
 
     def _start(self, batch: PackedBatch) -> tuple[torch.Tensor, dict[str | None, _Rotary]]:
         positions = batch.positions[None]

@@ -26,8 +26,8 @@ class Item:
         second_at: where its tokens of type 1 begin, in a pair the document's; None for a model that knows no types.
         attended: how many of its tokens are seen by the others; those behind them see, and are not seen. None for all.
         prefix: what comes before them, shared with other sequences of a decoder; None for nothing.
-        leads: whether the prefix's tokens count as this sequence's work. They are computed once, and the longest of those that
-            share them, which goes to the model first, stands in for them.
+        leads: whether the prefix's own tokens count as this sequence's work. They are computed once, and the longest of those
+            that share them, which goes to the model first, stands in for them.
         targets: int32, (targets,); tokens whose likelihood is wanted, each behind those before it: the sequence ends with all
             of them but the last. None where a decoder is asked for what it says behind the last token.
     """
@@ -41,7 +41,7 @@ class Item:
 
     def __len__(self) -> int:
         """How many tokens are computed for it."""
-        return len(self.ids) + (len(self.prefix) if self.leads and self.prefix is not None else 0)
+        return len(self.ids) + (len(self.prefix.ids) if self.leads and self.prefix is not None else 0)
 
     @property
     def tokens(self) -> int:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Sequence, Set
 from dataclasses import replace
 
 import numpy as np
 
 from ko_reranker.engine import Engine, Item, Result
+from ko_reranker.engine.prefixes import Prefix
 from ko_reranker.rankers.interface import Cost, Ranker, Rounds, Scored, distinct
-from ko_reranker.rankers.prompts.comparing import ComparingPrompt
+from ko_reranker.rankers.permutations import Faults, parse_order
 from ko_reranker.rankers.prompts.windows import Comparisons, WindowEncoder
 from ko_reranker.rankers.sorting import Group, all_pairs, answered, best_by_pairs, heap_sort, sliding_sort
+
+# Tokens that a model wrote which are computed again with each further one; past it their keys and values are kept, too.
+_APART = 16
 
 
 class Comparing(Ranker):
@@ -19,11 +23,13 @@ class Comparing(Ranker):
 
     The prompt's method says how. Pairwise shows two documents in both orders, which undoes the model's liking for a place: all
     pairs, or, where only the best ``top_n`` are wanted, those that a heap needs. Setwise asks a heap for the best of a few.
-    Listwise orders one window after the other, from the end to the front. What counts is the logit of a document's label.
+    Listwise orders one window after the other, from the end to the front. What counts is the logit of a document's label, or,
+    if the prompt has no such answer, the order that the model writes, token by token.
 
     Args:
-        engine: gives the logits of the answers.
+        engine: gives the logits of the answers, or the next token.
         encoder: puts query and documents into the prompt.
+        ends: the tokens that end what the model writes.
         model_id: the model's name.
         precision: the arithmetic it computes in, for people to read.
     """
@@ -32,8 +38,8 @@ class Comparing(Ranker):
     # All pairs of them are 9,900 sequences.
     max_documents = 100
 
-    def __init__(self, engine: Engine, encoder: WindowEncoder, *, model_id: str, precision: str) -> None:
-        self.engine, self.encoder = engine, encoder
+    def __init__(self, engine: Engine, encoder: WindowEncoder, *, ends: Set[int], model_id: str, precision: str) -> None:
+        self.engine, self.encoder, self.ends = engine, encoder, ends
         self.kind = f"generative, {encoder.prompt.method}"
         self.model_id, self.precision = model_id, precision
         self.max_length = encoder.max_length
@@ -55,7 +61,7 @@ class Comparing(Ranker):
         """
         texts, places = distinct(documents)
         shown = self.encoder.begin(query, texts, instruction=instruction, max_tokens=max_tokens_per_doc)
-        ranking = _Ranking(self.encoder.prompt, shown)
+        ranking = _Ranking(self.encoder, self.ends, shown)
         order = yield from ranking.order(len(texts), top_n)
         logits = np.empty(len(texts), np.float32)
         logits[order] = [(len(texts) - place) / len(texts) for place in range(len(texts))]
@@ -68,6 +74,7 @@ class Comparing(Ranker):
             cost=ranking.cost,
             absolute=False,
             instructed=self.encoder.prompt.instructed,
+            warnings=ranking.warnings,
         )
         return scored.spread(places)
 
@@ -77,11 +84,24 @@ class _Ranking:
 
     Attributes:
         cost: what it took so far.
+        faults: of the orders that the model wrote so far.
     """
 
-    def __init__(self, prompt: ComparingPrompt, shown: Comparisons) -> None:
-        self.cost = Cost()
-        self._prompt, self._shown = prompt, shown
+    def __init__(self, encoder: WindowEncoder, ends: Set[int], shown: Comparisons) -> None:
+        self.cost, self.faults = Cost(), Faults()
+        self._encoder, self._prompt, self._ends, self._shown = encoder, encoder.prompt, ends, shown
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What was wrong with the orders that the model wrote."""
+        faults = self.faults
+        if faults == Faults():
+            return ()
+        return (
+            f"of {self.cost.comparisons} orders that the model wrote {faults.misshapen} had another form than asked for; "
+            f"{faults.repeated} labels came again, {faults.unknown} were of no document, {faults.missing} documents were not "
+            "named and stay where they were",
+        )
 
     def order(self, count: int, top: int | None) -> Generator[Sequence[Item], Sequence[Result], list[int]]:
         """Return the documents, best first; of those behind the first ``top`` in any order."""
@@ -89,7 +109,8 @@ class _Ranking:
         if self._prompt.method == "setwise":
             return (yield from answered(heap_sort(count, window - 1, top), self._best))
         if self._prompt.method == "listwise":
-            return (yield from answered(sliding_sort(count, window, self._prompt.step), self._orders))
+            orders = self._orders if self._prompt.answers else self._written
+            return (yield from answered(sliding_sort(count, window, self._prompt.step), orders))
         few = top is not None and top < count
         sort = answered(heap_sort(count, 2, top), best_by_pairs) if few else all_pairs(count)
         return (yield from answered(sort, self._shares))
@@ -115,3 +136,52 @@ class _Ranking:
         items = self._shown.items(groups)
         self.cost += replace(Cost.of(items), comparisons=comparisons)
         return np.array((yield items), dtype=np.float32)
+
+    def _written(self, groups: Sequence[Group]) -> Generator[Sequence[Item], Sequence[Result], list[list[int]]]:
+        """Return the places of each group in the order that the model writes."""
+        items = self._shown.items(groups, share=False)
+        self.cost += replace(Cost.of(items), comparisons=len(groups))
+        names = self._prompt.names
+        answers = [_Answer(item, names[: len(group)]) for item, group in zip(items, groups, strict=True)]
+        while going := [answer for answer in answers if not answer.ended]:
+            tokens = yield [answer.item() for answer in going]
+            self.cost += Cost(output_tokens=len(going))
+            for answer, token in zip(going, tokens, strict=True):
+                answer.add(int(token), self._encoder, self._ends)
+        self.faults = sum((answer.faults for answer in answers), self.faults)
+        return [answer.order for answer in answers]
+
+
+class _Answer:
+    """An order that a model writes behind a prompt.
+
+    Attributes:
+        order, faults: what it says so far (`ko_reranker.rankers.permutations.parse_order`).
+        ended: whether the model has nothing more to say, or nothing more that is wanted.
+    """
+
+    def __init__(self, prompt: Item, labels: Sequence[str]) -> None:
+        # Of all but the last token, whose state tells the next one, keys and values are kept.
+        self._prefix, self._fresh, self._ids = Prefix(prompt.ids[:-1]), True, prompt.ids[-1:].tolist()
+        self._labels, self._tokens = labels, list[int]()
+        self.order, self.faults = parse_order("", labels)
+        self.ended = False
+
+    def item(self) -> Item:
+        """Return what tells the next token."""
+        if len(self._ids) > _APART:
+            self._prefix, self._fresh = Prefix(np.array(self._ids[:-1], np.int32), self._prefix), True
+            self._ids = self._ids[-1:]
+        item = Item(np.array(self._ids, np.int32), prefix=self._prefix, leads=self._fresh)
+        self._fresh = False
+        return item
+
+    def add(self, token: int, encoder: WindowEncoder, ends: Set[int]) -> None:
+        """Take the next token."""
+        if token in ends:
+            self.ended = True
+            return
+        self._ids.append(token)
+        self._tokens.append(token)
+        self.order, self.faults = parse_order(encoder.prompt.reply + encoder.texts.text(self._tokens), self._labels)
+        self.ended = len(self._tokens) >= encoder.most_written or (not self.faults.missing and not self.faults.misshapen)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from ko_reranker.engine import EngineObserver
-from ko_reranker.engine.answers import AnswerHead, ChoiceHead, DecoderHead, LikelihoodHead
+from ko_reranker.engine.answers import AnswerHead, ChoiceHead, DecoderHead, GreedyHead, LikelihoodHead
 from ko_reranker.engine.decoders import Decoder, DecoderForward, check_decoder
 from ko_reranker.engine.positions import position_limit
 from ko_reranker.processor import bound_caches
@@ -64,7 +64,7 @@ def load_generative(
     options = replace(options, batch_tokens=options.batch_tokens or _BATCH_TOKENS[place.type])
     engine, precision = make_engine(forward, place, options, observer), precision_of(options, place)
     if isinstance(encoder, WindowEncoder):
-        return Comparing(engine, encoder, model_id=model_id, precision=precision)
+        return Comparing(engine, encoder, ends=_ends(loaded), model_id=model_id, precision=precision)
     return Pointwise(
         engine,
         encoder,
@@ -75,11 +75,20 @@ def load_generative(
     )
 
 
+def _ends(loaded: Loaded) -> frozenset[int]:
+    """Return the tokens that end what a model writes."""
+    said = getattr(loaded.transformer.generation_config, "eos_token_id", None)
+    ends = [*(said if isinstance(said, list) else [said]), loaded.tokenizer.eos_token_id]
+    return frozenset(token for token in ends if token is not None)
+
+
 def _head(loaded: Loaded, encoder: PromptEncoder | WindowEncoder, *, classifies: bool) -> DecoderHead:
     model: Any = loaded.model  # PyTorch's types say of a module's attributes only that they are tensors or modules
     if classifies:
         return AnswerHead(model.score.weight, model.score.bias)
     output, cap = model.get_output_embeddings(), getattr(model.config, "final_logit_softcapping", None)
+    if not encoder.answers and isinstance(encoder, WindowEncoder):
+        return GreedyHead(output.weight, output.bias)
     if not encoder.answers:
         return LikelihoodHead(output.weight, output.bias, cap=cap)
     rows = torch.tensor(encoder.answers, device=output.weight.device)

@@ -46,13 +46,15 @@ class Cost:
 
     Attributes:
         model_calls: sequences that the model computed.
-        tokens: of all of them.
+        tokens: of all of them that were read.
         comparisons: of documents with each other, by rankers that compare; one in both orders takes two calls.
+        output_tokens: that the model wrote.
     """
 
     model_calls: int = 0
     tokens: int = 0
     comparisons: int = 0
+    output_tokens: int = 0
 
     @classmethod
     def of(cls, items: Sequence[Item]) -> Cost:
@@ -60,7 +62,12 @@ class Cost:
         return cls(len(items), sum(map(len, items)))
 
     def __add__(self, other: Cost) -> Cost:
-        return Cost(self.model_calls + other.model_calls, self.tokens + other.tokens, self.comparisons + other.comparisons)
+        return Cost(
+            self.model_calls + other.model_calls,
+            self.tokens + other.tokens,
+            self.comparisons + other.comparisons,
+            self.output_tokens + other.output_tokens,
+        )
 
 
 @dataclass(frozen=True)
@@ -78,6 +85,7 @@ class Scored:
         raw: float32, (documents,); the family's own score, of `Ranker.raw_scale`; None where that is the logit.
         absolute: whether a logit depends on nothing but query and document, so that it can be compared across requests.
         instructed: whether an instruction was read, had there been one.
+        warnings: what was not as it should be, in sentences.
     """
 
     logits: np.ndarray
@@ -89,6 +97,7 @@ class Scored:
     raw: np.ndarray | None = None
     absolute: bool = True
     instructed: bool = False
+    warnings: tuple[str, ...] = ()
 
     def spread(self, places: np.ndarray | None) -> Scored:
         """Return the scores of all documents from those of the distinct ones; copies cost no tokens.

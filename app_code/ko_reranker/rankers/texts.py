@@ -75,6 +75,10 @@ class TextEncoder:
                 return text[: encoding.offsets[tokens - 1][1]] if tokens else ""
             reach *= 4
 
+    def text(self, ids: Sequence[int]) -> str:
+        """Return the text that ids are of, without special tokens."""
+        return str(self._tokenizer.decode(list(ids), skip_special_tokens=True))
+
     def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
         """Return the token ids of texts, int32; of a long one the beginning, as far as it can be read and some tokens more.
 

@@ -190,12 +190,13 @@ class Scoring:
             raw=tuple(raw) if self._ranker.raw_scale != "logit" else (),
             raw_scale=self._ranker.raw_scale,
             effort=None if self._ranker.absolute else _effort(ranked),
+            warnings=tuple(dict.fromkeys(warning for _, scored in ranked for warning in scored.warnings)),
         )
 
 
 def _effort(ranked: Ranked) -> Effort:
     cost = sum((scored.cost for _, scored in ranked), Cost())
-    return Effort(cost.model_calls, cost.comparisons)
+    return Effort(cost.model_calls, cost.comparisons, cost.output_tokens)
 
 
 def _warming(*texts: str) -> RerankRequest:

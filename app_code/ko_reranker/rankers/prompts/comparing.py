@@ -55,7 +55,7 @@ class ComparingPrompt:
         labels: what documents are called: ``letters`` from A, ``numbers`` from 1.
         reply: what the model's answer begins with.
         answer: what it goes on with, a single token for each ``{label}``, whose logits count; None, of listwise, lets it write
-            an order such as ``[2] > [1]``.
+            an order such as ``[2] > [1]``, which is read leniently.
         instruction: what is asked for if a request says nothing; None leaves it out.
         chat: whether the pieces are the user's turn in the chat template of the model's tokenizer, if that has one.
         source: where it comes from, for people.

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 # Tokens of the query, and of each document, that there is always room for.
 _LEAST_ROOM = 16
+# Tokens that a model may write beside an order, such as a thought that is none.
+_SPARE_WRITTEN = 16
 _NOTHING = np.zeros(0, np.int32)
 # Of a document at a place of a window what stands before it, and its own tokens: int32, (tokens,) each.
 Encoded = tuple[np.ndarray, np.ndarray]
@@ -52,6 +54,7 @@ class WindowEncoder:
 
     Attributes:
         answers: the token ids of the answers, one a label; none where the model writes an order.
+        most_written: tokens that the model may write for an order; there is room for them.
 
     Raises:
         PromptError: an answer is no single token or is another's, a text contains special tokens, or the length leaves no room.
@@ -76,6 +79,8 @@ class WindowEncoder:
             raise PromptError(f"the answers {', '.join(map(repr, prompt.answers))} are not all different tokens: name others")
         self._leads, self._trails = ([filled(run, {"label": name}) for name in prompt.names] for run in prompt.document)
         self._lead_ids, self._trail_ids = self.texts.encode(self._leads), self.texts.encode(self._trails)
+        whole = self.texts.encode([" > ".join(f"[{name}]" for name in prompt.names)])[0]
+        self.most_written = 0 if self.answers else len(whole) + _SPARE_WRITTEN
         least = self._taken("", prompt.instruction, prompt.window) + (prompt.window + 1) * _LEAST_ROOM
         if least > max_length:
             raise PromptError(
@@ -135,7 +140,9 @@ class WindowEncoder:
             most: tokens of a document that are read; None for as many as fit.
         """
         trails = self._trail_ids[: len(documents)]
-        room = self.max_length - frame.tokens - sum(len(head) for head, _ in documents) - sum(map(len, trails))
+        room = (
+            self.max_length - self.most_written - frame.tokens - sum(len(head) for head, _ in documents) - sum(map(len, trails))
+        )
         lengths = [len(ids) if most is None else min(len(ids), most) for _, ids in documents]
         read = [min(length, _fair(lengths, room)) for length in lengths]
         parts = [
@@ -148,7 +155,7 @@ class WindowEncoder:
     def _taken(self, query: str, instruction: str | None, count: int) -> int:
         """Return how many tokens are taken by everything but the documents."""
         around = sum(map(len, [*self._lead_ids[:count], *self._trail_ids[:count]]))
-        return self.frame(query, instruction, count).tokens + around
+        return self.frame(query, instruction, count).tokens + around + self.most_written
 
     def _cut_to_fit(self, query: str, instruction: str | None, count: int) -> tuple[str, bool]:
         """Return as much of a query as there is room for beside some documents, and whether it was cut."""
@@ -200,10 +207,12 @@ class Comparisons:
         self._prefixes: dict[bytes, Prefix] = {}
         self._encoded: dict[tuple[int, int], Encoded] = {}
 
-    def items(self, groups: Sequence[Group]) -> list[Item]:
+    def items(self, groups: Sequence[Group], *, share: bool = True) -> list[Item]:
         """Return a sequence for each group, which shows its documents in their order.
 
-        What the windows of a query begin with is computed once, in whichever round.
+        Args:
+            groups: of documents.
+            share: whether what the windows of a query begin with is computed once, in whichever round.
         """
         self._encode(groups)
         items: list[Item] = []
@@ -212,9 +221,11 @@ class Comparisons:
             frame = self._frame(len(group))
             documents = [self._encoded[place, document] for place, document in enumerate(group)]
             ids, read = self._encoder.window(frame, documents, self._max_tokens)
+            if not share:
+                ids = np.concatenate([frame.before, ids])
             self._count(group, documents, read, len(ids))
             key = frame.before.tobytes()
-            if (prefix := self._prefixes.get(key)) is None and len(frame.before):
+            if (prefix := self._prefixes.get(key)) is None and share and len(frame.before):
                 prefix = self._prefixes[key] = Prefix(frame.before)
                 longest[prefix] = len(items)
             items.append(Item(ids, prefix=prefix))
