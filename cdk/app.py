@@ -8,10 +8,12 @@ import sys
 import aws_cdk as cdk
 import cdk_nag
 
+from cdk.constructs.role_bounds import bound_roles
 from cdk.stacks.api import ApiStack
 from cdk.stacks.data import DataStack
 from cdk.stacks.edge import REGION as EDGE_REGION
 from cdk.stacks.edge import EdgeStack
+from cdk.stacks.network import NetworkStack
 from cdk.stacks.observability import ObservabilityStack
 from cdk.stacks.pipeline import PipelineStack
 from cdk.stacks.serving import ServingStack
@@ -20,15 +22,22 @@ from ko_reranker.settings import Settings, SettingsError, load_settings
 
 def build(app: cdk.App, settings: Settings) -> dict[str, cdk.Stack]:
     """Add the stages' stacks to an app, in the order in which they depend on each other."""
+    app.node.set_context("@aws-cdk/core:bootstrapQualifier", settings.identity.bootstrap_qualifier)
     common = {
         "env": cdk.Environment(region=settings.region),
-        "tags": {"project": settings.name, "stage": settings.stage},
+        "tags": settings.resource_tags,
         "termination_protection": settings.stage == "prod",
     }
-    data = DataStack(app, f"{settings.prefix}-data", settings=settings, **common)
-    pipeline = PipelineStack(app, f"{settings.prefix}-pipeline", settings=settings, data=data, **common)
-    serving = ServingStack(app, f"{settings.prefix}-serving", settings=settings, data=data, **common)
-    stacks = {"data": data, "pipeline": pipeline, "serving": serving}
+    stacks: dict[str, cdk.Stack] = {}
+    vpc = None
+    if settings.network.vpc != "none":
+        network = stacks["network"] = NetworkStack(app, f"{settings.prefix}-network", settings=settings, **common)
+        vpc = network.vpc
+    place = vpc.config if vpc else None
+    data = stacks["data"] = DataStack(app, f"{settings.prefix}-data", settings=settings, **common)
+    pipeline = PipelineStack(app, f"{settings.prefix}-pipeline", settings=settings, data=data, vpc=place, **common)
+    serving = ServingStack(app, f"{settings.prefix}-serving", settings=settings, data=data, vpc=place, **common)
+    stacks |= {"pipeline": pipeline, "serving": serving}
     edge = None
     if settings.api.rate_rule_at_cloudfront:
         there = {**common, "env": cdk.Environment(region=EDGE_REGION), "cross_region_references": True}
@@ -49,6 +58,9 @@ def build(app: cdk.App, settings: Settings) -> dict[str, cdk.Stack]:
         observed=[api.observed, serving.observed, pipeline.observed],
         **common,
     )
+    if vpc:
+        vpc.put_functions_in(app)
+    bound_roles(app, settings.identity)
     return stacks
 
 
@@ -62,7 +74,8 @@ def main() -> None:
     # Findings without an acknowledgement stop the synth; the variable leaves them out as it does the CDK's own check.
     if os.environ.get("CDK_VALIDATION") != "false":
         cdk.Validations.of(app).add_plugins(cdk_nag.AwsSolutionsChecks(app))
-    app.synth()
+    # Whoever bounds roles has synthesised once before.
+    app.synth(force=True)
 
 
 if __name__ == "__main__":

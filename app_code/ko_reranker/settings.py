@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from datetime import date
+from ipaddress import IPv4Network
 from typing import Annotated, Any, Literal
+from zoneinfo import available_timezones
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -16,10 +19,18 @@ from ko_reranker import languages
 from ko_reranker.instances import Dtype, refusal
 from ko_reranker.recipes.shipped import recipes
 from ko_reranker.retraining.gate import Gate, Requirement
+from ko_reranker.retraining.reach import unreachable
 
 Stage = Literal["local", "dev", "prod"]
 
 InstanceType = Annotated[str, Field(pattern=r"^ml\.[a-z0-9-]+\.[a-z0-9]+$")]
+KeyArn = Annotated[str, Field(pattern=r"^arn:aws[a-z-]*:kms:[a-z0-9-]+:\d{12}:key/(mrk-)?[0-9a-f-]{32,36}$")]
+# What CloudWatch Logs knows.
+LogDays = Literal[1, 3, 5, 7, 14, 30, 60, 90, 120, 150, 180, 365, 400, 545, 731, 1096, 1827, 2192, 2557, 2922, 3288, 3653]
+TagKey = Annotated[str, Field(pattern=r"^[\w .:/=+@-]+$", max_length=128)]
+TagValue = Annotated[str, Field(pattern=r"^[\w .:/=+@-]*$", max_length=256)]
+# What every stage is tagged with; the budget goes by the first.
+_OWN_TAGS = ("project", "stage")
 
 
 class SettingsError(ValueError):
@@ -30,9 +41,71 @@ class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+def _time_zone(name: str) -> str:
+    known = available_timezones()  # none where the system has no time zones
+    if known and name not in known:
+        raise ValueError(f"there is no time zone {name!r}: name one such as Asia/Seoul")
+    return name
+
+
 def _refuse(instance_type: str, precision: str) -> None:
     if problem := refusal(instance_type, precision):
         raise ValueError(problem)
+
+
+class Identity(_Section):
+    """What an account asks of roles, and of who deploys into it."""
+
+    permissions_boundary: str | None = Field(default=None, pattern=r"^arn:aws[a-z-]*:iam::(\d{12}|aws):policy/[\w+=,.@/-]+$")
+    """The ARN of a policy that bounds every role of the stage; null for none."""
+    role_path: str = Field(default="/", pattern=r"^/([\w+=,.@-]+/)*$", max_length=512)
+    """The path of every role, such as /ko-reranker/; another one replaces the roles."""
+    bootstrap_qualifier: str = Field(default="hnb659fds", pattern=r"^[a-z0-9]{1,10}$")
+    """Of the CDK bootstrap that the stacks are deployed with: `cdk bootstrap --qualifier`."""
+
+
+class Network(_Section):
+    """Where jobs, endpoint and functions run: by default in networks of AWS's own, which reach the internet."""
+
+    vpc: Literal["none", "new", "existing"] = "none"
+    """A VPC for all of them: one that the stage makes, or one that there is."""
+    egress: bool = False
+    """Whether its subnets reach the internet; a new one gets a NAT gateway for it. Without, models come from S3."""
+    cidr: Annotated[str, AfterValidator(lambda value: str(IPv4Network(value)))] = "10.42.0.0/16"
+    """Of a new one: its addresses."""
+    availability_zones: tuple[Annotated[str, Field(pattern=r"^[a-z]{2}(-[a-z]+)+-\d[a-z]$")], ...] = ()
+    """Of a new one: two or three that offer the instance types; empty takes the region's first two."""
+    vpc_id: str | None = Field(default=None, pattern=r"^vpc-[0-9a-f]+$")
+    """Of an existing one: its id, and the ids of private subnets in it."""
+    subnet_ids: tuple[Annotated[str, Field(pattern=r"^subnet-[0-9a-f]+$")], ...] = ()
+    route_table_ids: tuple[Annotated[str, Field(pattern=r"^rtb-[0-9a-f]+$")], ...] = ()
+    """Of an existing one: the subnets' route tables, which get the gateway endpoints."""
+    make_endpoints: bool = True
+    """Make the VPC endpoints of what is called; false where an existing VPC has them."""
+    isolate_endpoint: bool = False
+    """Let the endpoint's containers make no calls at all: SageMaker brings their model from S3."""
+
+    @property
+    def reaches_the_hub(self) -> bool:
+        """Whether jobs can download from the Hugging Face hub."""
+        return self.vpc == "none" or self.egress
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Network:
+        of_existing = {"vpc_id": self.vpc_id, "subnet_ids": self.subnet_ids}
+        if self.make_endpoints:
+            of_existing["route_table_ids"] = self.route_table_ids
+        if self.vpc == "existing":
+            if missing := [name for name, value in of_existing.items() if not value]:
+                hint = ", or make_endpoints false where it has its endpoints" if missing == ["route_table_ids"] else ""
+                raise ValueError(f"vpc existing needs {' and '.join(missing)}{hint}")
+        elif self.vpc_id or self.subnet_ids or self.route_table_ids:
+            raise ValueError("vpc_id, subnet_ids and route_table_ids are of vpc existing: set it, or leave them out")
+        if self.vpc == "new" and not self.make_endpoints and not self.egress:
+            raise ValueError("a new VPC with neither endpoints nor egress reaches no service: set make_endpoints or egress")
+        if len(self.availability_zones) == 1:
+            raise ValueError("availability_zones must be two at least, or none to take the region's first two")
+        return self
 
 
 class Image(_Section):
@@ -49,6 +122,20 @@ class Data(_Section):
     """Days until the files of a run (dataset, checkpoints, report) expire; its model stays."""
     noncurrent_days: int = Field(ge=1)
     """Days until an overwritten or deleted object is gone for good."""
+    key_arn: KeyArn | None = None
+    """A KMS key of yours for bucket, tables and topic; null makes one. docs/operations.md has what its policy needs."""
+    backup_days: int | None = Field(None, ge=1)
+    """Days that a daily backup of the tables is kept, beside the 35 of point-in-time recovery; null makes none."""
+    service_log_days: LogDays = 90
+    """Days that logs are kept which services name themselves: of jobs, endpoint and image builds."""
+    former_key_arns: tuple[KeyArn, ...] = ()
+    """Keys that encrypted before key_arn: what was written under them stays readable."""
+
+    @model_validator(mode="after")
+    def _one_present_key(self) -> Data:
+        if self.key_arn in self.former_key_arns:
+            raise ValueError("key_arn is one of former_key_arns: take it out of those")
+        return self
 
 
 class Translation(_Section):
@@ -175,6 +262,8 @@ class Release(_Section):
     approval: Literal["manual", "automatic"]
     poll_seconds: int = Field(ge=1)
     max_wait_minutes: int = Field(ge=1)
+    kept_days: int = Field(90, ge=1)
+    """Days that models and endpoint configurations of earlier releases are kept. Packages stay, and make new ones."""
 
 
 class Server(_Section):
@@ -319,6 +408,77 @@ class Alerts(_Section):
     """Days after which the live model counts as stale; null never."""
     monthly_budget_usd: float | None = Field(None, gt=0)
     """What everything tagged with the project may cost a month; alarms at 80 % spent and 100 % expected. Null has no budget."""
+    anomaly_usd: float | None = Field(None, gt=0)
+    """Dollars that the project may cost beyond what it used to before somebody is told; null looks for no anomalies."""
+
+    @property
+    def cost_publishers(self) -> tuple[str, ...]:
+        """The services that tell the topic of costs."""
+        found = {"budgets": self.monthly_budget_usd, "costalerts": self.anomaly_usd}
+        return tuple(f"{service}.amazonaws.com" for service, wanted in found.items() if wanted is not None)
+
+
+class Recording(_Section):
+    """What is kept of single requests and executions, beside metrics and logs."""
+
+    tracing: bool = True
+    """X-Ray traces of the API and the state machines."""
+    capture_percent: int = Field(default=0, ge=0, le=100)
+    """Percent of the endpoint's calls that are stored, callers' texts and all, in the data bucket under captured/."""
+    capture_days: int = Field(default=30, ge=1)
+    """Days until what was stored expires."""
+
+
+class Schedule(_Section):
+    """What begins by the clock."""
+
+    time_zone: Annotated[str, AfterValidator(_time_zone)] = "Asia/Seoul"
+    """Of the times below, such as Asia/Seoul or UTC."""
+    retraining: str | None = Field(default=None, pattern=r"^(cron\(\S+( \S+){5}\)|rate\(\d+ (hours?|days?)\))$")
+    """When a retraining begins, such as rate(30 days), or cron(0 3 1 * ? *), each month's first at three; null never."""
+    retraining_input: dict[str, Any] = Field(default_factory=dict)
+    """Its execution input; what is left out is the stage's default."""
+
+
+class Price(_Section):
+    """What something costs, and who says so; without that it stays empty, and is told to be."""
+
+    usd: float | None = Field(default=None, ge=0)
+    source: str | None = Field(default=None, pattern=r"^https://\S+$")
+    """The page that has it."""
+    as_of: date | None = None
+    """When it was read there."""
+
+    @model_validator(mode="after")
+    def _told_by_somebody(self) -> Price:
+        if self.usd is not None and not (self.source and self.as_of):
+            raise ValueError("a price needs its source and as_of, the day it was read there; null leaves it empty")
+        return self
+
+
+class Prices(_Section):
+    """The price table of `ko-reranker cost`, of the stage's region, US dollars."""
+
+    kms_key_month: Price = Price()
+    secret_month: Price = Price()
+    alarm_metric_month: Price = Price()
+    """Of each metric that an alarm looks at."""
+    dashboard_month: Price = Price()
+    web_acl_month: Price = Price()
+    web_acl_rule_month: Price = Price()
+    interface_endpoint_hour: Price = Price()
+    """In each zone."""
+    nat_gateway_hour: Price = Price()
+    api_gateway_million_requests: Price = Price()
+    lambda_million_requests: Price = Price()
+    lambda_gb_second: Price = Price()
+    """Of functions on Arm."""
+    instance_hour: dict[InstanceType, Price] = Field(default_factory=dict)
+    """Of SageMaker's instances, by type."""
+    cohere_thousand_searches: Price = Price()
+    """To compare with: one search is a query with up to 100 documents."""
+    bedrock_thousand_searches: Price = Price()
+    """The same of a reranker on Amazon Bedrock."""
 
 
 class Settings(_Section):
@@ -337,6 +497,32 @@ class Settings(_Section):
     serving: Serving
     api: Api
     alerts: Alerts
+    identity: Identity = Identity()
+    network: Network = Network()
+    schedule: Schedule = Schedule()
+    recording: Recording = Recording()
+    prices: Prices = Prices()
+    tags: dict[TagKey, TagValue] = Field(default_factory=dict, max_length=40)
+    """Further tags of everything that takes tags, what runs and releases make included."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Settings:
+        for key in filter(None, (self.data.key_arn, *self.data.former_key_arns)):
+            if key.split(":")[3] != self.region:
+                raise ValueError(f"data.key_arn and former_key_arns must be keys of {self.region}, {key} is not")
+        if not self.network.reaches_the_hub:
+            models = {"training.base_model": self.training.base_model, "mining.teacher": self.mining.teacher}
+            for name, model in models.items():
+                if model and (problem := unreachable(model)):
+                    raise ValueError(f"{name} {problem}, or set network.egress")
+        if own := sorted(key for key in self.tags if key in _OWN_TAGS or key.startswith("aws:")):
+            raise ValueError(f"tags: {' and '.join(own)} are not yours to set: name yours otherwise")
+        return self
+
+    @property
+    def resource_tags(self) -> dict[str, str]:
+        """The tags of everything that takes tags."""
+        return {"project": self.name, "stage": self.stage, **self.tags}
 
     @property
     def server_environment(self) -> dict[str, str]:
@@ -369,7 +555,7 @@ def load_settings(context: Mapping[str, Any]) -> Settings:
     for key, value in context.items():
         section, dot, _ = key.partition(".")
         # Feature flags (@aws-cdk/…) and look-ups have dots, too; only ours begin with one of our sections.
-        if (dot and section in Settings.model_fields) or key in ("name", "region"):
+        if (dot and section in Settings.model_fields) or key in ("name", "region", "tags"):
             _set(merged, key, value)
     try:
         return Settings.model_validate({**merged, "stage": stage})

@@ -71,10 +71,11 @@ def bootstrap(root: Path, cloud: LocalCloud) -> None:
     stacks = cloudformation.list_stacks(StackStatusFilter=["CREATE_COMPLETE", "UPDATE_COMPLETE"])["StackSummaries"]
     if any(stack["StackName"] == "CDKToolkit" for stack in stacks):
         return
+    qualifier = Project.find(root).settings("local").identity.bootstrap_qualifier
     # Away from cdk.json, or the app would be synthesised first.
     with tempfile.TemporaryDirectory() as folder:
         target = f"aws://{cloud.settings.account_id}/{cloud.settings.region}"
-        _run([str(cdk_command(root)), "bootstrap", target], Path(folder), cloud)
+        _run([str(cdk_command(root)), "bootstrap", "--qualifier", qualifier, target], Path(folder), cloud)
 
 
 def deploy(

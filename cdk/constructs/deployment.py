@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import aws_cdk as cdk
 from aws_cdk import aws_iam as iam
 from aws_cdk import aws_stepfunctions as sfn
@@ -33,6 +36,8 @@ class Deployment(Construct):
         endpoint_role: what the endpoint's container may do.
         first_config_arn: the endpoint configuration that the stack itself made; None where serving is switched off.
         first_model_arn: the model of that configuration.
+        vpc: where the endpoint runs, as SageMaker's ``VpcConfig``; None for a network of SageMaker's own.
+        capture: which calls are stored, see `hosting.data_capture`.
     """
 
     def __init__(
@@ -48,10 +53,13 @@ class Deployment(Construct):
         endpoint_role: iam.Role,
         first_config_arn: str | None,
         first_model_arn: str | None,
+        vpc: Mapping[str, Sequence[str]] | None = None,
+        capture: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(scope, construct_id)
         self._settings, self._live_model, self._releases, self._topic = settings, live_model, releases, topic
-        self._smoke_test, self._endpoint_role = smoke_test, endpoint_role
+        self._smoke_test, self._endpoint_role, self._vpc = smoke_test, endpoint_role, vpc
+        self._capture = capture
         self._first_config_arn, self._first_model_arn = first_config_arn, first_model_arn
         self._running = RunningModel(self, "Running", table=releases.name, topic_arn=topic.arn, prefix=settings.prefix)
         self._record = ReleaseRecord(
@@ -65,6 +73,7 @@ class Deployment(Construct):
             comment="Make an approved model package the live model",
             definition=self._definition(),
             timeout=cdk.Duration.hours(6),
+            tracing=settings.recording.tracing,
         )
         self.machine = machine.machine
         self._allow(machine)
@@ -118,7 +127,13 @@ class Deployment(Construct):
 
     def _roll_over(self, failed: FailureTail, already: sfn.Chain) -> sfn.CustomState:
         rollover = RollOver(
-            self, "RollOver", settings=self._settings, smoke_test=self._smoke_test, endpoint_role=self._endpoint_role
+            self,
+            "RollOver",
+            settings=self._settings,
+            smoke_test=self._smoke_test,
+            endpoint_role=self._endpoint_role,
+            vpc=self._vpc,
+            capture=self._capture,
         )
         return rollover.states(
             failed,
@@ -161,6 +176,7 @@ class Deployment(Construct):
         models, configs = arn("model", f"{prefix}-*"), arn("endpoint-config", f"{prefix}-*")
         machine.allow("sagemaker:CreateModel", on=[models], because=OWN_NAMES)
         machine.allow("sagemaker:CreateEndpointConfig", on=[configs, models], because=OWN_NAMES)
+        machine.allow("sagemaker:AddTags", on=[models, configs], because=OWN_NAMES)
         # The configuration to go back to may be the one that CloudFormation made and named.
         first = [self._first_config_arn] if self._first_config_arn else []
         machine.allow("sagemaker:UpdateEndpoint", on=[endpoint, configs, *first], because=OWN_NAMES)

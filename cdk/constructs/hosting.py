@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import aws_cdk as cdk
 from aws_cdk import aws_iam as iam
 
 from cdk.constructs.permissions import allow
+from cdk.constructs.stores import CAPTURED, DataBucket
 from ko_reranker.settings import Serving, Settings
 
 # One name for ever: scaling policies, alarms and clients refer to it.
@@ -22,6 +24,29 @@ def container(settings: Settings, image: str, data: str) -> dict[str, Any]:
     """
     source = {**_value("S3Uri", data), "S3DataType": "S3Prefix", "CompressionType": "None"}
     return {**_value("Image", image), "ModelDataSource": {"S3DataSource": source}, "Environment": settings.server_environment}
+
+
+def network_of(settings: Settings, vpc: Mapping[str, Sequence[str]] | None) -> dict[str, Any]:
+    """Where the container of ``CreateModel`` runs and what it may call."""
+    isolated = {"EnableNetworkIsolation": True} if settings.network.isolate_endpoint else {}
+    return {**isolated, **({"VpcConfig": vpc} if vpc else {})}
+
+
+def data_capture(settings: Settings, bucket: DataBucket) -> dict[str, Any]:
+    """The ``DataCaptureConfig`` of ``CreateEndpointConfig``, where calls are stored; else nothing."""
+    if not settings.recording.capture_percent:
+        return {}
+    return {
+        "DataCaptureConfig": {
+            "EnableCapture": True,
+            "InitialSamplingPercentage": settings.recording.capture_percent,
+            "DestinationS3Uri": f"s3://{bucket.name}/{CAPTURED}",
+            "KmsKeyId": bucket.key.arn,
+            "CaptureOptions": [{"CaptureMode": "Input"}, {"CaptureMode": "Output"}],
+            # As text; of other types SageMaker writes base64.
+            "CaptureContentTypeHeader": {"JsonContentTypes": ["application/json"]},
+        }
+    }
 
 
 def production_variant(serving: Serving) -> dict[str, Any]:

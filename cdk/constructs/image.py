@@ -7,8 +7,9 @@ from aws_cdk import aws_codebuild as codebuild
 from aws_cdk import aws_ecr as ecr
 from aws_cdk import aws_ecr_assets as ecr_assets
 from aws_cdk import aws_iam as iam
+from aws_cdk import aws_lambda as lambda_
 from cdklabs import deploy_time_build
-from constructs import Construct
+from constructs import Construct, IConstruct
 
 from cdk.constructs.acknowledgements import acknowledge, acknowledge_managed_policy, acknowledge_wildcards
 from cdk.constructs.permissions import NO_RESOURCE, allow
@@ -30,6 +31,10 @@ def container_image(scope: Construct, settings: Settings) -> str:
         "Repository",
         repository_name=settings.prefix,
         image_scan_on_push=True,
+        # Each build has a tag of its own, and a model package names the image it was made with, for as long as it is there.
+        image_tag_mutability=ecr.TagMutability.IMMUTABLE,
+        # Nothing with a tag expires: a package of long ago can be released, and needs its image.
+        lifecycle_rules=[ecr.LifecycleRule(tag_status=ecr.TagStatus.UNTAGGED, max_image_age=cdk.Duration.days(14))],
         removal_policy=kept_under_its_name(settings),
         empty_on_delete=not settings.data.retain,
     )
@@ -44,8 +49,26 @@ def container_image(scope: Construct, settings: Settings) -> str:
     )
     project = _project(cdk.Stack.of(build))
     _enlarge(project)
-    _acknowledge_what_the_build_makes(project)
+    _acknowledge_what_the_build_makes(project, settings.identity.bootstrap_qualifier)
     return build.image_uri
+
+
+def build_logs(stack: cdk.Stack) -> list[str]:
+    """The log groups that image builds of a stack write to, which CodeBuild and Lambda name."""
+    projects = [construct for construct in stack.node.find_all() if isinstance(construct, codebuild.CfnProject)]
+    handlers = [
+        construct
+        for child in stack.node.children
+        if _is_handler(child)
+        for construct in child.node.find_all()
+        if isinstance(construct, lambda_.CfnFunction)
+    ]
+    return [*(f"/aws/codebuild/{item.ref}" for item in projects), *(f"/aws/lambda/{item.ref}" for item in handlers)]
+
+
+def _is_handler(construct: IConstruct) -> bool:
+    """Whether it is the function that starts builds, of which deploy-time-build makes one in a stack."""
+    return construct.node.id.startswith("DeployTimeBuildCustomResourceHandler")
 
 
 def _project(stack: cdk.Stack) -> codebuild.CfnProject:
@@ -65,7 +88,7 @@ def _enlarge(project: codebuild.CfnProject) -> None:
     project.add_property_override("Environment.ComputeType", "BUILD_GENERAL1_LARGE")
 
 
-def _acknowledge_what_the_build_makes(project: codebuild.CfnProject) -> None:
+def _acknowledge_what_the_build_makes(project: codebuild.CfnProject, qualifier: str) -> None:
     acknowledge(project, "CB4", reason="The project keeps no artefact; the image lies in an encrypted repository.")
     written = "Written by deploy-time-build, whose build role reads the assets bucket and writes its own log and report groups."
     build = project.node.scope
@@ -81,11 +104,11 @@ def _acknowledge_what_the_build_makes(project: codebuild.CfnProject) -> None:
             arn_format=cdk.ArnFormat.COLON_RESOURCE_NAME,
         ),
         stack.format_arn(service="codebuild", resource="report-group", resource_name=f"{project.ref}-*"),
-        f"arn:{stack.partition}:s3:::cdk-hnb659fds-assets-{stack.account}-{stack.region}/*",
+        f"arn:{stack.partition}:s3:::cdk-{qualifier}-assets-{stack.account}-{stack.region}/*",
         "*",
     ]
     acknowledge_wildcards(build, wildcards, reason=written)
-    [handler] = [child for child in stack.node.children if child.node.id.startswith("DeployTimeBuildCustomResourceHandler")]
+    [handler] = filter(_is_handler, stack.node.children)
     acknowledge_managed_policy(handler, "service-role/AWSLambdaBasicExecutionRole", reason=written)
     acknowledge(handler, "L1", reason="The runtime is deploy-time-build's to choose.")
 

@@ -20,11 +20,18 @@ class Expression(str):
     __slots__ = ()
 
 
-def training_job() -> dict[str, Any]:
+def tag_list(tags: Mapping[str, str]) -> list[dict[str, str]]:
+    """Tags as SageMaker's requests have them."""
+    return [{"Key": key, "Value": value} for key, value in tags.items()]
+
+
+def training_job(tags: Mapping[str, str], *, in_vpc: bool) -> dict[str, Any]:
     """Parameters of ``createTrainingJob``: the request that the first state made, under a name for each attempt."""
+    fields = (*FIELDS, *(["VpcConfig"] if in_vpc else []))
     return {
+        "Tags": tag_list(tags),
         "TrainingJobName.$": f"States.Format('{{}}-{{}}-{{}}', $.request.job_name, {_ATTEMPT})",
-        **{f"{field}.$": f"$.request.training_job.{field}" for field in FIELDS},
+        **{f"{field}.$": f"$.request.training_job.{field}" for field in fields},
     }
 
 
@@ -42,6 +49,8 @@ def processing_job(
     instance_type: str,
     volume_gb: int,
     max_hours: float,
+    tags: Mapping[str, str],
+    vpc: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Parameters of ``createProcessingJob`` for one of the image's commands; reads ``$.request``.
 
@@ -51,6 +60,7 @@ def processing_job(
         input_uri: the path of the dataset's S3 URI.
         output: what the results are; the folder they go to.
         output_prefix: an intrinsic function that gives the prefix of that folder in the bucket.
+        vpc: where it runs, as SageMaker's ``VpcConfig``; None for a network of SageMaker's own.
     """
     return {
         # SageMaker's 63 characters leave nine after a run's longest name.
@@ -90,6 +100,8 @@ def processing_job(
             "ClusterConfig": {"InstanceCount": 1, "InstanceType": instance_type, "VolumeSizeInGB": volume_gb}
         },
         "StoppingCondition": {"MaxRuntimeInSeconds": int(max_hours * 3600)},
+        "Tags": tag_list(tags),
+        **({"NetworkConfig": {"VpcConfig": vpc}} if vpc else {}),
     }
 
 

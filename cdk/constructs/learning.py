@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from aws_cdk import aws_iam as iam
 from aws_cdk import aws_stepfunctions as sfn
@@ -29,6 +29,7 @@ class Learning(Construct):
         image: the URI of the container image.
         gate: the function that decides.
         failure: where failures go.
+        vpc: where jobs run, as SageMaker's ``VpcConfig``; None for networks of SageMaker's own.
 
     Attributes:
         chain: reads ``$.request`` and ``$.dataset``; what follows it finds ``$.training``, ``$.live`` and ``$.gate``.
@@ -46,9 +47,10 @@ class Learning(Construct):
         image: str,
         gate: PythonFunction,
         failure: FailureTail,
+        vpc: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
         super().__init__(scope, construct_id)
-        self._settings, self._bucket = settings, bucket
+        self._settings, self._bucket, self._vpc = settings, bucket, vpc
         self._processing_role, self._image, self._failure = processing_role, image, failure
         mine = self._processing(
             "Mine hard negatives",
@@ -80,7 +82,7 @@ class Learning(Construct):
             self,
             "Train",
             "sagemaker:createTrainingJob.sync",
-            training_job(),
+            training_job(self._settings.resource_tags, in_vpc=self._vpc is not None),
             comment="Fine-tune with torchrun on every instance; follow the job's log in SageMaker",
             # The job's whole description may pass the limit of a state's data; this is what the rest needs.
             result_selector={
@@ -145,6 +147,8 @@ class Learning(Construct):
             instance_type=settings.instance_type,
             volume_gb=settings.volume_gb,
             max_hours=settings.max_hours,
+            tags=self._settings.resource_tags,
+            vpc=self._vpc,
         )
         return call(
             self,

@@ -6,6 +6,7 @@ import aws_cdk as cdk
 from aws_cdk import aws_cloudwatch as cloudwatch
 from aws_cdk import aws_events as events
 from aws_cdk import aws_events_targets as targets
+from aws_cdk import aws_sqs as sqs
 from constructs import Construct
 
 from cdk.constructs.live_model import LiveModel
@@ -14,8 +15,12 @@ from cdk.constructs.python_function import PythonFunction
 from ko_reranker.settings import Settings
 
 
-def model_age(scope: Construct, settings: Settings, live_model: LiveModel) -> cloudwatch.Metric:
-    """Return the metric of the live model's age in days, written by a function of this scope."""
+def model_age(scope: Construct, settings: Settings, live_model: LiveModel, undelivered: sqs.IQueue) -> cloudwatch.Metric:
+    """Return the metric of the live model's age in days, written by a function of this scope.
+
+    Args:
+        undelivered: where the schedule's events go that the function does not take.
+    """
     function = PythonFunction(
         scope,
         "ModelAge",
@@ -37,7 +42,7 @@ def model_age(scope: Construct, settings: Settings, live_model: LiveModel) -> cl
         "Daily",
         description="Say how old the live model is",
         schedule=events.Schedule.rate(cdk.Duration.days(1)),
-        targets=[targets.LambdaFunction(function.function)],
+        targets=[targets.LambdaFunction(function.function, dead_letter_queue=undelivered)],
     )
     day = cdk.Duration.days(1)
     return labelled(settings.name, "model_age", {"endpoint": settings.prefix}, "Maximum", "days", day)

@@ -5,12 +5,17 @@ from __future__ import annotations
 import aws_cdk as cdk
 from aws_cdk import aws_events as events
 from aws_cdk import aws_events_targets as targets
+from aws_cdk import aws_sqs as sqs
 
 from cdk.constructs.stores import NoticeTopic
 
 
-def notify_about_failures(stack: cdk.Stack, topic: NoticeTopic, state_machine_arn: str) -> None:
-    """Publish failed, timed-out and aborted executions; the last two never reach a Catch."""
+def notify_about_failures(stack: cdk.Stack, topic: NoticeTopic, state_machine_arn: str, undelivered: sqs.IQueue) -> None:
+    """Publish failed, timed-out and aborted executions; the last two never reach a Catch.
+
+    Args:
+        undelivered: where notices go that the topic does not take.
+    """
     rule = events.Rule(
         stack,
         "ExecutionStopped",
@@ -24,5 +29,9 @@ def notify_about_failures(stack: cdk.Stack, topic: NoticeTopic, state_machine_ar
     field = events.EventField.from_path
     name, status, cause, arn = (field(f"$.detail.{key}") for key in ("name", "status", "cause", "executionArn"))
     rule.add_target(
-        targets.SnsTopic(topic.topic, message=events.RuleTargetInput.from_text(f"{name} {status}: {cause} ({arn})"))
+        targets.SnsTopic(
+            topic.topic,
+            message=events.RuleTargetInput.from_text(f"{name} {status}: {cause} ({arn})"),
+            dead_letter_queue=undelivered,
+        )
     )

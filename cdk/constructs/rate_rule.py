@@ -6,6 +6,8 @@ import json
 from collections.abc import Sequence
 from typing import Any, Literal
 
+import aws_cdk as cdk
+from aws_cdk import aws_logs as logs
 from aws_cdk import aws_wafv2 as waf
 from constructs import Construct
 
@@ -13,6 +15,8 @@ from ko_reranker.protocol import ProtocolError
 
 # CloudFront puts this header onto what it sends to the API, over whatever a caller has put there.
 ORIGIN_HEADER = "x-ko-reranker-origin"
+# What a log of requests must not tell: where callers put their keys (lambda/authorizer/api_keys.py), and that header.
+SECRET_HEADERS = ("authorization", "x-api-key", "api-key", ORIGIN_HEADER)
 
 TOO_MANY = ProtocolError(429, "too many requests from this address", headers={"Retry-After": "60"})
 PAST_CLOUDFRONT = ProtocolError(403, "this is not the address of the API: its stack's output ApiUrl is")
@@ -72,7 +76,7 @@ def _acl(
     response: dict[str, Any] = {"customResponseBodyKey": name, "responseCode": refusal.status}
     if refusal.headers:
         response["responseHeaders"] = [{"name": key, "value": value} for key, value in refusal.headers.items()]
-    return waf.CfnWebACL(
+    acl = waf.CfnWebACL(
         scope,
         "Acl",
         scope=scope_of_acl,
@@ -91,6 +95,49 @@ def _acl(
             )
         ],
     )
+    _log_refusals(scope, acl, name)
+    return acl
+
+
+def _log_refusals(scope: Construct, acl: waf.CfnWebACL, name: str) -> None:
+    """Keep who was refused, with which path and headers, for three months; who was let through stands in the access log."""
+    stack = cdk.Stack.of(scope)
+    group = logs.LogGroup(
+        scope,
+        "Refusals",
+        log_group_name=f"aws-waf-logs-{stack.stack_name}-{name}",  # WAF writes to groups of this prefix only
+        retention=logs.RetentionDays.THREE_MONTHS,
+        removal_policy=cdk.RemovalPolicy.DESTROY,
+    )
+    logging = waf.CfnLoggingConfiguration(
+        scope,
+        "Logging",
+        resource_arn=acl.attr_arn,
+        # Without the ":*" that the group's own attribute ends with.
+        log_destination_configs=[
+            stack.format_arn(
+                service="logs",
+                resource="log-group",
+                resource_name=f"aws-waf-logs-{stack.stack_name}-{name}",
+                arn_format=cdk.ArnFormat.COLON_RESOURCE_NAME,
+            )
+        ],
+        redacted_fields=[
+            waf.CfnLoggingConfiguration.FieldToMatchProperty(single_header={"Name": header}) for header in SECRET_HEADERS
+        ],
+        # In CloudFormation's spelling: to the CDK this is JSON, which it hands on as it is.
+        logging_filter={
+            "DefaultBehavior": "DROP",
+            "Filters": [
+                {
+                    "Behavior": "KEEP",
+                    "Requirement": "MEETS_ALL",
+                    "Conditions": [{"ActionCondition": {"Action": "BLOCK"}}],
+                }
+            ],
+        },
+    )
+    logging.node.add_dependency(group)
 
 
 def _visibility(name: str) -> waf.CfnWebACL.VisibilityConfigProperty:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import aws_cdk as cdk
 from aws_cdk import aws_iam as iam
 from constructs import Construct
@@ -26,6 +28,7 @@ class Retraining(Construct):
         training_role: what the training job may do.
         processing_role: what the mining and evaluation jobs may do.
         image: the URI of the container image.
+        vpc: where jobs run, as SageMaker's ``VpcConfig``; None for networks of SageMaker's own.
     """
 
     def __init__(
@@ -42,6 +45,7 @@ class Retraining(Construct):
         training_role: iam.Role,
         processing_role: iam.Role,
         image: str,
+        vpc: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
         super().__init__(scope, construct_id)
         self._settings, self._functions = settings, functions
@@ -61,6 +65,7 @@ class Retraining(Construct):
             image=image,
             gate=functions.gate,
             failure=failure,
+            vpc=vpc,
         )
         registration = Registration(
             self,
@@ -79,6 +84,7 @@ class Retraining(Construct):
             comment="Translate training data, fine-tune the reranker, evaluate it, and register it for release",
             definition=preparation.chain.next(learning.chain).next(registration.start),
             timeout=cdk.Duration.days(7),
+            tracing=settings.recording.tracing,
         )
         self.machine = machine.machine
         self._allow(machine)

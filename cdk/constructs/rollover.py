@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import aws_cdk as cdk
 from aws_cdk import aws_iam as iam
@@ -10,7 +11,8 @@ from aws_cdk import aws_stepfunctions as sfn
 from aws_cdk import aws_stepfunctions_tasks as tasks
 from constructs import Construct
 
-from cdk.constructs.hosting import container, production_variant, rollout
+from cdk.constructs.hosting import container, network_of, production_variant, rollout
+from cdk.constructs.jobs import tag_list
 from cdk.constructs.python_function import PythonFunction
 from cdk.constructs.states import FailureTail, call, invoke
 from ko_reranker.settings import Settings
@@ -22,14 +24,25 @@ class RollOver(Construct):
     Args:
         smoke_test: the function that asks the endpoint golden queries.
         endpoint_role: what the endpoint's container may do.
+        vpc: where the endpoint runs, as SageMaker's ``VpcConfig``; None for a network of SageMaker's own.
+        capture: which calls are stored, see `hosting.data_capture`.
     """
 
     def __init__(
-        self, scope: Construct, construct_id: str, *, settings: Settings, smoke_test: PythonFunction, endpoint_role: iam.Role
+        self,
+        scope: Construct,
+        construct_id: str,
+        *,
+        settings: Settings,
+        smoke_test: PythonFunction,
+        endpoint_role: iam.Role,
+        vpc: Mapping[str, Sequence[str]] | None = None,
+        capture: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(scope, construct_id)
         self._settings, self._endpoint = settings, settings.prefix
-        self._smoke_test, self._endpoint_role = smoke_test, endpoint_role
+        self._smoke_test, self._endpoint_role, self._vpc = smoke_test, endpoint_role, vpc
+        self._capture = dict(capture or {})
         self._poll = sfn.WaitTime.duration(cdk.Duration.seconds(settings.release.poll_seconds))
 
     def states(
@@ -83,6 +96,8 @@ class RollOver(Construct):
                 "ModelName.$": "$.next.name",
                 "ExecutionRoleArn": self._endpoint_role.role_arn,
                 "PrimaryContainer": container(self._settings, "$.package.image", "$.package.data"),
+                **network_of(self._settings, self._vpc),
+                "Tags": tag_list(self._settings.resource_tags),
             },
             comment="The package's image and data",
             failure=failed,
@@ -94,6 +109,8 @@ class RollOver(Construct):
             {
                 "EndpointConfigName.$": "$.next.name",
                 "ProductionVariants": [{"ModelName.$": "$.next.name", **production_variant(self._settings.serving)}],
+                **self._capture,
+                "Tags": tag_list(self._settings.resource_tags),
             },
             comment="The settings' instances, the new model",
             failure=failed,

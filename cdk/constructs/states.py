@@ -197,6 +197,9 @@ def look_up_live_model(scope: Construct, live_model: LiveModel, failure: Failure
     )
 
 
+_TRACING = ("xray:PutTraceSegments", "xray:PutTelemetryRecords", "xray:GetSamplingRules", "xray:GetSamplingTargets")
+
+
 class LoggedStateMachine(Construct):
     """A standard state machine with its own role and a log of every state, without the states' data."""
 
@@ -209,6 +212,7 @@ class LoggedStateMachine(Construct):
         definition: sfn.IChainable,
         timeout: cdk.Duration,
         comment: str,
+        tracing: bool,
     ) -> None:
         super().__init__(scope, construct_id)
         self.role = iam.Role(self, "Role", assumed_by=iam.ServicePrincipal("states.amazonaws.com"))
@@ -230,7 +234,7 @@ class LoggedStateMachine(Construct):
             definition_body=sfn.DefinitionBody.from_chainable(definition),
             timeout=timeout,
             logs=sfn.LogOptions(destination=log_group, level=sfn.LogLevel.ALL, include_execution_data=False),
-            tracing_enabled=True,
+            tracing_enabled=tracing,
         )
         self.machine.node.try_remove_child("DistributedMapPolicy")
         # Step Functions checks at creation that the role may keep its rules for `.sync` and deliver its log.
@@ -242,10 +246,7 @@ class LoggedStateMachine(Construct):
             "logs:PutResourcePolicy",
             "logs:DescribeResourcePolicies",
             "logs:DescribeLogGroups",
-            "xray:PutTraceSegments",
-            "xray:PutTelemetryRecords",
-            "xray:GetSamplingRules",
-            "xray:GetSamplingTargets",
+            *(_TRACING if tracing else ()),
             on=["*"],
             because=NO_RESOURCE,
         )

@@ -23,24 +23,44 @@ from cdk.constructs.acknowledgements import acknowledge_wildcards
 from cdk.constructs.permissions import allow
 from ko_reranker.settings import Data
 
+# Where the endpoint's stored calls lie.
+CAPTURED = "captured/"
 _PREFIX = "Objects under this prefix: S3 knows no other way to name a folder."
 
 
 class DataKey(Construct):
-    """The customer key of everything here.
+    """The customer key of everything here, made here unless there is one.
+
+    Args:
+        key_arn: a key that is there; its policy is its owner's.
+        former_key_arns: what encrypted before it.
 
     Attributes:
         arn: for what encrypts with it by name.
     """
 
-    def __init__(self, scope: Construct, construct_id: str, *, description: str, removal_policy: cdk.RemovalPolicy) -> None:
+    def __init__(
+        self,
+        scope: Construct,
+        construct_id: str,
+        *,
+        description: str,
+        removal_policy: cdk.RemovalPolicy,
+        key_arn: str | None = None,
+        former_key_arns: Sequence[str] = (),
+    ) -> None:
         super().__init__(scope, construct_id)
-        self.key = kms.Key(self, "Default", enable_key_rotation=True, removal_policy=removal_policy, description=description)
+        self._former = list(former_key_arns)
+        self.key: kms.IKey = (
+            kms.Key.from_key_arn(self, "Given", key_arn)
+            if key_arn
+            else kms.Key(self, "Default", enable_key_rotation=True, removal_policy=removal_policy, description=description)
+        )
         self.arn = self.key.key_arn
 
     def grant(self, role: iam.IRole, *actions: str) -> None:
-        """Let a role do actions, such as ``Decrypt``, with the key."""
-        allow(role, *(f"kms:{action}" for action in actions), on=[self.arn])
+        """Let a role do actions, such as ``Decrypt``, with the key, and with the former ones, which older data is under."""
+        allow(role, *(f"kms:{action}" for action in actions), on=[self.arn, *self._former])
 
 
 class DataBucket(Construct):
@@ -48,6 +68,7 @@ class DataBucket(Construct):
 
     Args:
         access_logs: the bucket that its access log is written to.
+        captured_days: after which the endpoint's stored calls expire; None where none are stored.
 
     Attributes:
         bucket: for the constructs that take one.
@@ -64,6 +85,7 @@ class DataBucket(Construct):
         access_logs: s3.IBucket,
         settings: Data,
         removal_policy: cdk.RemovalPolicy,
+        captured_days: int | None = None,
     ) -> None:
         super().__init__(scope, construct_id)
         days = cdk.Duration.days
@@ -89,6 +111,7 @@ class DataBucket(Construct):
                 ),
                 # A run's files can all be made again from raw/ and the translation memory; its model lies under models/.
                 s3.LifecycleRule(id="runs", prefix="runs/", expiration=days(settings.run_days)),
+                *([s3.LifecycleRule(id="captured", prefix=CAPTURED, expiration=days(captured_days))] if captured_days else []),
             ],
         )
         self.name = self.bucket.bucket_name
@@ -123,12 +146,17 @@ class DataBucket(Construct):
 class RecordTable(Construct):
     """A table of items by ``id``, recoverable to any second of its last weeks.
 
+    Args:
+        protected: whether nobody may delete it before that is taken back.
+
     Attributes:
         table: for the constructs that take one.
         name: the table's.
     """
 
-    def __init__(self, scope: Construct, construct_id: str, *, key: DataKey, removal_policy: cdk.RemovalPolicy) -> None:
+    def __init__(
+        self, scope: Construct, construct_id: str, *, key: DataKey, removal_policy: cdk.RemovalPolicy, protected: bool = False
+    ) -> None:
         super().__init__(scope, construct_id)
         self._key = key
         self.table = dynamodb.Table(
@@ -139,6 +167,7 @@ class RecordTable(Construct):
             encryption=dynamodb.TableEncryption.CUSTOMER_MANAGED,
             encryption_key=key.key,
             point_in_time_recovery_specification=dynamodb.PointInTimeRecoverySpecification(point_in_time_recovery_enabled=True),
+            deletion_protection=protected,
             removal_policy=removal_policy,
         )
         self.name = self.table.table_name
@@ -154,7 +183,7 @@ class NoticeTopic(Construct):
 
     Args:
         email: an address that subscribes, if any.
-        budgets: whether the account's budgets may publish, too.
+        publishers: services of AWS that may publish beside alarms and rules, such as ``budgets.amazonaws.com``.
 
     Attributes:
         topic: for the constructs that take one.
@@ -162,7 +191,14 @@ class NoticeTopic(Construct):
     """
 
     def __init__(
-        self, scope: Construct, construct_id: str, *, key: DataKey, display_name: str, email: str | None, budgets: bool
+        self,
+        scope: Construct,
+        construct_id: str,
+        *,
+        key: DataKey,
+        display_name: str,
+        email: str | None,
+        publishers: Sequence[str] = (),
     ) -> None:
         super().__init__(scope, construct_id)
         self._key = key
@@ -170,9 +206,10 @@ class NoticeTopic(Construct):
         self.arn = self.topic.topic_arn
         # The CDK lets the rules' service use the key; these are ours to let.
         self._let_in("cloudwatch.amazonaws.com")
-        if budgets:
-            # https://docs.aws.amazon.com/cost-management/latest/userguide/budgets-sns-policy.html
-            self._let_in("budgets.amazonaws.com")
+        # https://docs.aws.amazon.com/cost-management/latest/userguide/budgets-sns-policy.html
+        # https://docs.aws.amazon.com/cost-management/latest/userguide/ad-SNS.html
+        for service in publishers:
+            self._let_in(service)
         if email:
             self.topic.add_subscription(subscriptions.EmailSubscription(email))
 

@@ -137,7 +137,7 @@ class ApiStack(cdk.Stack):
                 },
                 access_log_destination=apigateway.LogGroupLogDestination(access_log),
                 access_log_format=_access_log_format(),
-                tracing_enabled=True,
+                tracing_enabled=settings.recording.tracing,
                 metrics_enabled=True,
             ),
         )

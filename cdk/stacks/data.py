@@ -9,6 +9,7 @@ from aws_cdk import aws_s3 as s3
 from aws_cdk import aws_sagemaker as sagemaker
 from constructs import Construct
 
+from cdk.constructs.backups import daily_backups
 from cdk.constructs.clean_up import CleanUp
 from cdk.constructs.live_model import LiveModel
 from cdk.constructs.removal import kept, kept_under_its_name
@@ -25,20 +26,38 @@ class DataStack(cdk.Stack):
     def __init__(self, scope: Construct, construct_id: str, *, settings: Settings, **kwargs: Any) -> None:
         super().__init__(scope, construct_id, description="ko-reranker: datasets, models, translation memory", **kwargs)
         removal = kept(settings)
-        key = DataKey(self, "Key", description=f"{settings.prefix}: data at rest", removal_policy=removal)
+        key = DataKey(
+            self,
+            "Key",
+            description=f"{settings.prefix}: data at rest",
+            removal_policy=removal,
+            key_arn=settings.data.key_arn,
+            former_key_arns=settings.data.former_key_arns,
+        )
         access_logs = self._access_logs(removal)
         self.bucket = DataBucket(
-            self, "Bucket", key=key, access_logs=access_logs, settings=settings.data, removal_policy=removal
+            self,
+            "Bucket",
+            key=key,
+            access_logs=access_logs,
+            settings=settings.data,
+            removal_policy=removal,
+            captured_days=settings.recording.capture_days if settings.recording.capture_percent else None,
         )
-        self.translation_memory = RecordTable(self, "TranslationMemory", key=key, removal_policy=removal)
-        self.releases = RecordTable(self, "Releases", key=key, removal_policy=removal)
+        self.translation_memory, self.releases = (
+            RecordTable(self, name, key=key, removal_policy=removal, protected=settings.data.retain)
+            for name in ("TranslationMemory", "Releases")
+        )
+        if settings.data.backup_days:
+            tables = [self.translation_memory.table, self.releases.table]
+            daily_backups(self, tables, key=key, days=settings.data.backup_days, removal_policy=removal)
         self.topic = NoticeTopic(
             self,
             "Topic",
             key=key,
             display_name=f"{settings.prefix} pipeline",
             email=settings.alerts.email,
-            budgets=settings.alerts.monthly_budget_usd is not None,
+            publishers=settings.alerts.cost_publishers,
         )
         model_packages = sagemaker.CfnModelPackageGroup(
             self,

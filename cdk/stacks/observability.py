@@ -7,6 +7,7 @@ from typing import Any
 
 import aws_cdk as cdk
 from aws_cdk import aws_budgets as budgets
+from aws_cdk import aws_ce as ce
 from aws_cdk import aws_cloudwatch as cloudwatch
 from aws_cdk import aws_cloudwatch_actions as actions
 from aws_cdk import aws_logs as logs
@@ -63,6 +64,8 @@ class ObservabilityStack(cdk.Stack):
             dashboard.add_widgets(*row)
         if settings.alerts.monthly_budget_usd:
             self._budget(settings.alerts.monthly_budget_usd, topic)
+        if settings.alerts.anomaly_usd:
+            self._anomalies(settings.alerts.anomaly_usd, topic)
         if settings.stage == "prod" and not settings.alerts.email:
             cdk.Annotations.of(self).add_warning_v2(
                 "ko-reranker:nobodySubscribed",
@@ -133,6 +136,27 @@ class ObservabilityStack(cdk.Stack):
                 cost_filters={"TagKeyValue": [f"user:project${self._settings.name}"]},
             ),
             notifications_with_subscribers=[notice("ACTUAL", _SPENT_PERCENT), notice("FORECASTED", _EXPECTED_PERCENT)],
+        )
+
+    def _anomalies(self, beyond: float, topic: NoticeTopic) -> None:
+        """Costs of what is tagged with the project that leave their pattern, told as soon as they are seen."""
+        project = {"Tags": {"Key": "project", "Values": [self._settings.name]}}
+        monitor = ce.CfnAnomalyMonitor(
+            self,
+            "Anomalies",
+            monitor_name=self._settings.prefix,
+            monitor_type="CUSTOM",
+            monitor_specification=self.to_json_string(project),
+        )
+        enough = {"Key": "ANOMALY_TOTAL_IMPACT_ABSOLUTE", "MatchOptions": ["GREATER_THAN_OR_EQUAL"], "Values": [f"{beyond:g}"]}
+        ce.CfnAnomalySubscription(
+            self,
+            "AnomalyNotices",
+            subscription_name=self._settings.prefix,
+            frequency="IMMEDIATE",
+            monitor_arn_list=[monitor.attr_monitor_arn],
+            subscribers=[ce.CfnAnomalySubscription.SubscriberProperty(type="SNS", address=topic.arn)],
+            threshold_expression=self.to_json_string({"Dimensions": enough}),
         )
 
 

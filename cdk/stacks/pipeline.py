@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -11,14 +12,18 @@ from aws_cdk import aws_cloudwatch as cloudwatch
 from aws_cdk import aws_logs as logs
 from constructs import Construct
 
-from cdk.constructs.image import allow_image_pull, container_image
+from cdk.constructs.housekeeping import Housekeeping
+from cdk.constructs.image import allow_image_pull, build_logs, container_image
 from cdk.constructs.job_roles import allow_job_basics, job_roles
+from cdk.constructs.network import allow_network_interfaces
 from cdk.constructs.notifications import notify_about_failures
 from cdk.constructs.observed import FIVE_MINUTES, Graph, Observed, Query, Watch, executions, labelled, unsuccessful
 from cdk.constructs.permissions import NO_RESOURCE
 from cdk.constructs.pipeline_functions import PipelineFunctions
 from cdk.constructs.python_function import PythonFunction
 from cdk.constructs.retraining import Retraining
+from cdk.constructs.scheduled import ScheduledRetraining
+from cdk.constructs.undelivered import Undelivered
 from cdk.stacks.data import DataStack
 from ko_reranker.recipes.shipped import recipes
 from ko_reranker.retraining.training_request import TrainingPlace
@@ -30,23 +35,38 @@ _LIBRARY = ("data", "languages", "retraining", "text")
 class PipelineStack(cdk.Stack):
     """Everything between raw records and a registered model package.
 
+    Args:
+        vpc: where jobs run, as SageMaker's ``VpcConfig``; None for networks of SageMaker's own.
+
     Attributes:
         observed: how retrainings do, and what translating costs.
     """
 
-    def __init__(self, scope: Construct, construct_id: str, *, settings: Settings, data: DataStack, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        scope: Construct,
+        construct_id: str,
+        *,
+        settings: Settings,
+        data: DataStack,
+        vpc: Mapping[str, Sequence[str]] | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(scope, construct_id, description="ko-reranker: translate, train, evaluate, register", **kwargs)
         image = container_image(self, settings)
         training_role, processing_role = job_roles(self, data.bucket)
         for role in (training_role, processing_role):
             allow_job_basics(role)
             allow_image_pull(role, settings)
+            if vpc:
+                allow_network_interfaces(role)
         place = TrainingPlace(
             image=image,
             role_arn=training_role.role_arn,
             bucket=data.bucket.name,
             key_arn=data.bucket.key.arn,
             volume_gb=settings.training.volume_gb,
+            vpc=vpc,
         )
         functions = self._functions(settings, data, place)
         retraining = Retraining(
@@ -61,14 +81,25 @@ class PipelineStack(cdk.Stack):
             training_role=training_role,
             processing_role=processing_role,
             image=image,
+            vpc=vpc,
         )
-        notify_about_failures(self, data.topic, retraining.machine.state_machine_arn)
-        self.observed = self._observed(settings)
+        undelivered = Undelivered(self, "Undelivered")
+        notify_about_failures(self, data.topic, retraining.machine.state_machine_arn, undelivered.queue)
+        if settings.schedule.retraining:
+            ScheduledRetraining(
+                self,
+                "ScheduledRetraining",
+                settings=settings.schedule,
+                machine=retraining.machine,
+                undelivered=undelivered.queue,
+            )
+        Housekeeping(self, "Housekeeping", settings=settings, builds=build_logs(self), undelivered=undelivered.queue)
+        self.observed = self._observed(settings, undelivered)
         cdk.CfnOutput(self, "RetrainStateMachine", value=retraining.machine.state_machine_arn)
         cdk.CfnOutput(self, "CheckInputFunction", value=functions.check_input.function.function_name)
         cdk.CfnOutput(self, "ImageUri", value=image)
 
-    def _observed(self, settings: Settings) -> Observed:
+    def _observed(self, settings: Settings, undelivered: Undelivered) -> Observed:
         translation, metric = settings.translation, settings.evaluation.metric
         # https://docs.aws.amazon.com/translate/latest/dg/translate-cloudwatch.html
         languages = {
@@ -107,7 +138,13 @@ class PipelineStack(cdk.Stack):
                     says="A retraining failed or ran out of time",
                     metric=unsuccessful(retrainings),
                     above=0,
-                )
+                ),
+                Watch(
+                    name="retraining-untold",
+                    says="Nobody was told that a retraining stopped: the topic did not take the notice",
+                    metric=undelivered.metric(),
+                    above=0,
+                ),
             ],
             queries=[
                 Query(
@@ -226,5 +263,6 @@ def _defaults(settings: Settings) -> str:
             "use_spot": training.use_spot,
             "mine_negatives": training.mine_negatives,
             "approval": settings.release.approval,
+            "reaches_the_hub": settings.network.reaches_the_hub,
         }
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import aws_cdk as cdk
@@ -19,14 +19,25 @@ from constructs import Construct
 
 from cdk.constructs.clean_up import CleanUp
 from cdk.constructs.deployment import Deployment
-from cdk.constructs.hosting import VARIANT, alarm_names, allow_rollback_alarms, container, production_variant, rollout
+from cdk.constructs.hosting import (
+    VARIANT,
+    alarm_names,
+    allow_rollback_alarms,
+    container,
+    data_capture,
+    production_variant,
+    rollout,
+)
 from cdk.constructs.image import allow_image_pull
 from cdk.constructs.job_roles import allow_job_basics
 from cdk.constructs.model_age import model_age
+from cdk.constructs.network import allow_network_interfaces
 from cdk.constructs.notifications import notify_about_failures
 from cdk.constructs.observed import Graph, Observed, Query, Watch, executions, labelled, told, unsuccessful
 from cdk.constructs.python_function import PythonFunction
 from cdk.constructs.release_guard import ReleaseGuard
+from cdk.constructs.stores import CAPTURED
+from cdk.constructs.undelivered import Undelivered
 from cdk.stacks.data import DataStack
 from ko_reranker.settings import Settings
 
@@ -37,17 +48,34 @@ class ServingStack(cdk.Stack):
     The parameter of the live model is read at every deploy: a changed instance type keeps the model, a released model keeps
     the instance type. With ``serving.enabled`` false only the deploy state machine is here, to record the model to start with.
 
+    Args:
+        vpc: where the endpoint runs, as SageMaker's ``VpcConfig``; None for a network of SageMaker's own.
+
     Attributes:
         observed: how the endpoint, its instances and its releases do.
     """
 
-    def __init__(self, scope: Construct, construct_id: str, *, settings: Settings, data: DataStack, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        scope: Construct,
+        construct_id: str,
+        *,
+        settings: Settings,
+        data: DataStack,
+        vpc: Mapping[str, Sequence[str]] | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(scope, construct_id, description="ko-reranker: the endpoint and its releases", **kwargs)
         role = iam.Role(self, "EndpointRole", assumed_by=iam.ServicePrincipal("sagemaker.amazonaws.com"))
         data.bucket.grant_objects(role, read=["models/"])
         allow_job_basics(role)
         allow_image_pull(role, settings)
         allow_rollback_alarms(role, settings)
+        if vpc:
+            allow_network_interfaces(role)
+        self._vpc, self._capture = vpc, data_capture(settings, data.bucket)
+        if self._capture:
+            data.bucket.grant_objects(role, write=[CAPTURED])
         smoke_test = PythonFunction(
             self,
             "SmokeTest",
@@ -74,12 +102,16 @@ class ServingStack(cdk.Stack):
             endpoint_role=role,
             first_config_arn=hosted[1].ref if hosted else None,
             first_model_arn=hosted[0].ref if hosted else None,
+            vpc=vpc,
+            capture=self._capture,
         )
-        self._start_on_approval(settings, deployment)
+        undelivered = Undelivered(self, "Undelivered")
+        self._start_on_approval(settings, deployment, undelivered)
         if settings.serving.enabled:
-            self._look_after_every_change(settings, deployment)
-        self.observed = self._observed(settings, model_age(self, settings, data.live_model))
-        notify_about_failures(self, data.topic, deployment.machine.state_machine_arn)
+            self._look_after_every_change(settings, deployment, undelivered)
+        age = model_age(self, settings, data.live_model, undelivered.queue)
+        self.observed = self._observed(settings, age, undelivered)
+        notify_about_failures(self, data.topic, deployment.machine.state_machine_arn, undelivered.queue)
         cdk.CfnOutput(self, "DeployStateMachine", value=deployment.machine.state_machine_arn)
         cdk.CfnOutput(self, "EndpointName", value=settings.prefix if settings.serving.enabled else "none")
 
@@ -94,12 +126,15 @@ class ServingStack(cdk.Stack):
             "Model",
             execution_role_arn=role.role_arn,
             primary_container=_lower_camel(container(settings, cdk.Fn.select(2, live), cdk.Fn.select(1, live))),
+            enable_network_isolation=settings.network.isolate_endpoint or None,
+            vpc_config=_lower_camel(self._vpc) if self._vpc else None,
         )
         # The role's policy must be there before SageMaker fetches the model with it.
         model.node.add_dependency(role)
         config = sagemaker.CfnEndpointConfig(
             self,
             "EndpointConfig",
+            data_capture_config=_lower_camel(self._capture["DataCaptureConfig"]) if self._capture else None,
             production_variants=[{**_lower_camel(production_variant(settings.serving)), "modelName": model.attr_model_name}],
         )
         alarms = self._rollback_alarms(settings, data)
@@ -196,7 +231,7 @@ class ServingStack(cdk.Stack):
             alarm.add_alarm_action(cloudwatch_actions.SnsAction(data.topic.topic))
         return alarms
 
-    def _observed(self, settings: Settings, age: cloudwatch.Metric) -> Observed:
+    def _observed(self, settings: Settings, age: cloudwatch.Metric, undelivered: Undelivered) -> Observed:
         variant = {"EndpointName": settings.prefix, "VariantName": VARIANT}
         releases = executions(self, f"{settings.prefix}-deploy")
         graphs = [Graph(title="Releases", metrics=releases), Graph(title="Age of the live model, days", metrics=[age])]
@@ -206,7 +241,13 @@ class ServingStack(cdk.Stack):
                 says="A release failed or ran out of time",
                 metric=unsuccessful(releases),
                 above=0,
-            )
+            ),
+            Watch(
+                name="release-not-started",
+                says="An approval, a change of the endpoint or a notice reached nobody: its target did not take it",
+                metric=undelivered.metric(),
+                above=0,
+            ),
         ]
         if settings.alerts.model_age_days:
             watches.append(
@@ -279,7 +320,7 @@ class ServingStack(cdk.Stack):
         alarms = alarm_names(settings)
         return Observed(title="Serving", graphs=graphs, watches=watches, queries=[failures], alarms=alarms)
 
-    def _start_on_approval(self, settings: Settings, deployment: Deployment) -> None:
+    def _start_on_approval(self, settings: Settings, deployment: Deployment, undelivered: Undelivered) -> None:
         rule = events.Rule(
             self,
             "PackageApproved",
@@ -301,11 +342,10 @@ class ServingStack(cdk.Stack):
             ),
         )
         package = events.EventField.from_path("$.detail.ModelPackageArn")
-        rule.add_target(
-            targets.SfnStateMachine(deployment.machine, input=events.RuleTargetInput.from_object({"model_package": package}))
-        )
+        named = events.RuleTargetInput.from_object({"model_package": package})
+        rule.add_target(targets.SfnStateMachine(deployment.machine, input=named, dead_letter_queue=undelivered.queue))
 
-    def _look_after_every_change(self, settings: Settings, deployment: Deployment) -> None:
+    def _look_after_every_change(self, settings: Settings, deployment: Deployment, undelivered: Undelivered) -> None:
         """Whoever changed the endpoint, the deploy state machine looks whether it runs the recorded model now."""
         rule = events.Rule(
             self,
@@ -320,7 +360,7 @@ class ServingStack(cdk.Stack):
             ),
         )
         look = events.RuleTargetInput.from_object({"model_package": "live"})
-        rule.add_target(targets.SfnStateMachine(deployment.machine, input=look))
+        rule.add_target(targets.SfnStateMachine(deployment.machine, input=look, dead_letter_queue=undelivered.queue))
 
 
 def _lower_camel(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from ko_reranker.data.errors import PipelineError
 from ko_reranker.instances import refusal
 from ko_reranker.languages import find
 from ko_reranker.recipes import RecipeError, changed
+from ko_reranker.retraining.reach import unreachable
 from ko_reranker.retraining.run import Run
 
 # SageMaker names are at most 63 characters, and a job adds at most nine (-eval-0-0) to its run's name.
@@ -32,6 +33,7 @@ class Defaults:
         recipes: the values of each recipe in the image, by its name.
         max_training_hours: the longest a training job may run.
         max_instances: the most training instances an input may ask for.
+        reaches_the_hub: whether jobs can download from the Hugging Face hub.
     """
 
     bucket: str
@@ -54,6 +56,7 @@ class Defaults:
     use_spot: bool
     mine_negatives: bool
     approval: str
+    reaches_the_hub: bool = True
 
 
 def resolve(given: Any, execution: str, defaults: Defaults) -> Run:
@@ -127,6 +130,8 @@ def _together(request: dict[str, Any], defaults: Defaults) -> list[str]:
     else:
         if refused := refusal(request["instance_type"], recipe.precision):
             problems.append(f"instance_type and precision don't go together: {refused}")
+    if not defaults.reaches_the_hub and (problem := unreachable(request["base_model"])):
+        problems.append(f"base_model {problem}")
     clash = sorted({"recipe", "base_model"} & set(request["hyperparameters"]))
     if clash:
         problems.append(f"{', '.join(clash)} belongs in the input itself, not in hyperparameters")

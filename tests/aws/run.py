@@ -41,10 +41,11 @@ def main() -> int:
         return 1
     report = Report("aws", region, ROOT / "build" / "test-aws" / time.strftime("%Y%m%d-%H%M%S"))
     common = {"stage": "dev", "name": NAME}
+    qualifier = project.settings("dev").identity.bootstrap_qualifier
     journey = Journey(
         report,
         lambda: Stage.connect("dev", project),
-        bootstrap=lambda: cdk(ROOT, "bootstrap", f"aws://{account}/{region}", settings=common),
+        bootstrap=lambda: cdk(ROOT, "bootstrap", "--qualifier", qualifier, f"aws://{account}/{region}", settings=common),
         deploy=lambda settings: cdk(ROOT, "deploy", "--all", "--require-approval", "never", settings={**common, **settings}),
     )
     well = journey.run()

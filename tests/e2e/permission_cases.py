@@ -23,6 +23,7 @@ class Run(StrEnum):
     CALL = auto()  # a call of the rerank API
     COUNT = auto()  # a call whose documents are counted
     AGE = auto()  # a look at how old the live model is
+    HOUSEKEEPING = auto()  # the daily look at what is old
 
 
 _INVOKE = "lambda:InvokeFunction"
@@ -50,13 +51,19 @@ SHOWN: dict[str, dict[Run, dict[str, str]]] = {
                 "lambda:InvokeFunction states:StartExecution iam:PassRole "
                 "sagemaker:CreateTrainingJob sagemaker:DescribeTrainingJob "
                 "sagemaker:CreateProcessingJob sagemaker:DescribeProcessingJob sagemaker:CreateModelPackage "
-                "ssm:GetParameter dynamodb:GetItem kms:Decrypt kms:GenerateDataKey "
+                "sagemaker:AddTags ssm:GetParameter dynamodb:GetItem kms:Decrypt kms:GenerateDataKey "
                 "s3:GetObject s3:PutObject s3:ListMultipartUploadParts s3:AbortMultipartUpload"
             ),
         },
         Run.BY_HAND: {"RetrainingRetrainRole": "sns:Publish"},
         Run.LEFTOVER: {"JoinRole": "s3:DeleteObject"},
         Run.FAILED_SHARDS: {"ShardFailuresRole": "s3:ListBucket s3:GetObject kms:Decrypt"},
+        Run.HOUSEKEEPING: {
+            "HousekeepingDoRole": (
+                "logs:DescribeLogGroups logs:PutRetentionPolicy sagemaker:ListModels sagemaker:ListEndpointConfigs "
+                "sagemaker:ListEndpoints sagemaker:DescribeEndpoint sagemaker:DescribeEndpointConfig"
+            ),
+        },
         Run.CREATION: {"RetrainingRetrainRole": "events:DescribeRule events:PutRule events:PutTargets"},
     },
     "serving": {
@@ -67,7 +74,7 @@ SHOWN: dict[str, dict[Run, dict[str, str]]] = {
                 "lambda:InvokeFunction iam:PassRole ssm:GetParameter ssm:PutParameter sns:Publish "
                 "dynamodb:PutItem dynamodb:DeleteItem kms:Decrypt kms:GenerateDataKey "
                 "sagemaker:DescribeModelPackage sagemaker:CreateModel sagemaker:CreateEndpointConfig "
-                "sagemaker:UpdateEndpoint sagemaker:DescribeEndpoint"
+                "sagemaker:UpdateEndpoint sagemaker:DescribeEndpoint sagemaker:AddTags"
             ),
         },
         Run.STALE_LOCK: {"DeploymentDeployRole": "dynamodb:GetItem states:DescribeExecution"},
@@ -106,10 +113,11 @@ NOT_SHOWN: dict[tuple[str, str], str] = {
     ("DeploymentDeployRole", "sagemaker:Describe(EndpointConfig|Model)"): (
         "tells what the endpoint runs: without it a look at the endpoint fails and says so, and a release goes on"
     ),
+    ("HousekeepingDoRole", "sagemaker:Delete(Model|EndpointConfig)"): "used on what is months old, which nothing here is",
+    ("HousekeepingDoFunction for HousekeepingDaily", _INVOKE): "the schedule asks it once a day, which no test waits for",
     ("ModelAgeFunction for Daily", _INVOKE): "the schedule asks it once a day, which no test waits for",
     ("LiveModelKeeperRole", "ssm:(Put|Delete)Parameter"): "used once, when the data stack is made or taken away",
     ("RetrainingRetrainRole", r"sagemaker:Stop\w+Job"): "needed when an execution with a running job is stopped",
-    ("RetrainingRetrainRole", "sagemaker:AddTags"): "Step Functions on AWS tags the jobs it starts; the local cloud doesn't",
     ("RetrainingRetrainRole", "sagemaker:ListTags"): (
         "in AWS's policy for `.sync` (step-functions/latest/dg/sagemaker-iam.html); the local cloud reads no tags"
     ),
@@ -120,6 +128,9 @@ NOT_SHOWN: dict[tuple[str, str], str] = {
         r"RerankFunction for \*/(\*/|(\*|GET|HEAD)/(health|openapi\.json))",
         _INVOKE,
     ): "the statement of the path {proxy+}, */*/*, allows these paths too",
+    ("UndeliveredPolicy for events.amazonaws.com", "sqs:SendMessage"): (
+        "for events that a target has refused for a day, which no test waits for"
+    ),
     ("Key for the account", "kms:.*"): "hands the key's use to IAM policies; the stack could not even be updated without it",
     (r"Key for cloudwatch\.amazonaws\.com", "kms:.*"): "alarms don't publish in the local cloud",
     (r"TopicPolicy for cloudwatch\.amazonaws\.com", "sns:Publish"): "alarms don't publish in the local cloud",

@@ -227,8 +227,21 @@ class StubStage:
 
     def look_at_age(self) -> str:
         """Have the live model's age told, as the schedule does daily; return what went wrong, or nothing."""
+        return self._invoke("ModelAge")
+
+    def keep_house(self) -> str:
+        """Have what is old looked at, as the schedule does daily; return what went wrong, or nothing."""
+        logs, name = self.cloud.client("logs"), "/aws/sagemaker/TrainingJobs"
+        if logs.describe_log_groups(logGroupNamePrefix=name)["logGroups"]:
+            logs.delete_retention_policy(logGroupName=name)  # or there is nothing to do
+        else:
+            logs.create_log_group(logGroupName=name)
+        return self._invoke("Housekeeping")
+
+    def _invoke(self, function: str) -> str:
+        """Invoke the function that has this in its name; return its error, or nothing."""
         client = self.cloud.client("lambda")
-        (name,) = [item["FunctionName"] for item in client.list_functions()["Functions"] if "ModelAge" in item["FunctionName"]]
+        (name,) = [item["FunctionName"] for item in client.list_functions()["Functions"] if function in item["FunctionName"]]
         answer = client.invoke(FunctionName=name, Payload=b"{}")
         return answer["Payload"].read().decode() if "FunctionError" in answer else ""
 

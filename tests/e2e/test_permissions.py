@@ -41,6 +41,7 @@ PROBLEMS: dict[Run, Callable[[StubStage], str]] = {
     Run.CALL: lambda stub: stub.ask(),
     Run.COUNT: lambda stub: "" if stub.documents_left() else "nobody counts the documents",
     Run.AGE: lambda stub: stub.look_at_age(),
+    Run.HOUSEKEEPING: lambda stub: stub.keep_house(),
 }
 # Neither EventBridge nor API Gateway tells a caller which permission is missing; the cloud's log does.
 SILENT = (Run.EVENT, Run.NOTICE, Run.CALL, Run.COUNT)
@@ -81,6 +82,7 @@ def assert_all_is_well(stub: StubStage) -> None:
     assert stub.documents_left()
     assert stub.notice()
     assert not stub.look_at_age()
+    assert not stub.keep_house()
 
 
 def test_with_all_permissions_everything_passes(stub: StubStage) -> None:

@@ -52,13 +52,15 @@ def test_every_alarm_that_the_operation_needs_is_there(prod: Templates) -> None:
         "function-throttles",
         "model-stale",
         "release-failed",
+        "release-not-started",
         "retraining-failed",
+        "retraining-untold",
     }
 
 
 def test_every_alarm_tells_somebody_and_leads_to_its_runbook(prod: Templates) -> None:
     headings = set(re.findall(r"^## (\S+)$", RUNBOOKS.read_text(encoding="utf-8"), re.MULTILINE))
-    assert set(alarms(prod)) | {"budget"} == headings
+    assert set(alarms(prod)) | {"budget", "cost-anomaly"} == headings
     for name, alarm in alarms(prod).items():
         assert alarm["AlarmDescription"].endswith(f"Runbook: docs/runbooks.md#{name}")
         assert "Topic" in json.dumps(alarm["AlarmActions"])
@@ -147,6 +149,21 @@ def test_a_budget_tells_the_topic_and_may(prod: Templates) -> None:
     for kind in ("AWS::SNS::TopicPolicy", "AWS::KMS::Key"):
         ((_, item),) = list(resources({"": templates["data"]}, kind))
         assert "budgets.amazonaws.com" in json.dumps(item)
+
+
+def test_costs_that_leave_their_pattern_tell_the_topic_and_may(prod: Templates) -> None:
+    assert not list(resources(prod, "AWS::CE::AnomalyMonitor"))
+    templates, _ = synthesise("prod", **{"alerts.anomaly_usd": "25"})
+    ((_, monitor),) = list(resources(templates, "AWS::CE::AnomalyMonitor"))
+    project = {"Tags": {"Key": "project", "Values": ["ko-reranker"]}}
+    assert json.loads(monitor["Properties"]["MonitorSpecification"]) == project
+    ((_, subscription),) = list(resources(templates, "AWS::CE::AnomalySubscription"))
+    threshold = json.loads(subscription["Properties"]["ThresholdExpression"])["Dimensions"]
+    assert (threshold["Key"], threshold["Values"]) == ("ANOMALY_TOTAL_IMPACT_ABSOLUTE", ["25"])
+    for kind in ("AWS::SNS::TopicPolicy", "AWS::KMS::Key"):
+        ((_, item),) = list(resources({"": templates["data"]}, kind))
+        assert "costalerts.amazonaws.com" in json.dumps(item)
+        assert "budgets.amazonaws.com" not in json.dumps(item)
 
 
 @pytest.mark.parametrize(("email", "warned"), [("null", True), ("ops@example.com", False)])

@@ -32,7 +32,7 @@ class Stage:
         logs = cdk.aws_s3.Bucket(stack, "AccessLogs", enforce_ssl=True)
         self.bucket = DataBucket(stack, "Bucket", key=key, access_logs=logs, settings=SETTINGS, removal_policy=removal)
         self.table = RecordTable(stack, "Table", key=key, removal_policy=removal)
-        self.topic = NoticeTopic(stack, "Topic", key=key, display_name="", email=None, budgets=False)
+        self.topic = NoticeTopic(stack, "Topic", key=key, display_name="", email=None)
         self._owner = cdk.Stack(self.app, "User") if apart else stack
         self.role = iam.Role(self._owner, "Role", assumed_by=iam.ServicePrincipal("lambda.amazonaws.com"))
 

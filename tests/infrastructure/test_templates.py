@@ -17,7 +17,7 @@ from cdk import lint
 from ko_reranker.operations.destroying import ORDER
 from ko_reranker.operations.synthesis import text
 from ko_reranker.retraining.training_request import FIELDS, TrainingPlace
-from ko_reranker.settings import load_settings
+from ko_reranker.settings import SettingsError, load_settings
 
 ROOT = Path(__file__).parents[2]
 # Written by deploy-time-build, acknowledged one by one in cdk/constructs/image.py.
@@ -73,7 +73,33 @@ def test_tables_are_encrypted_recoverable_and_kept(prod: Templates) -> None:
     for item in tables.values():
         assert item["Properties"]["SSESpecification"]["SSEType"] == "KMS"
         assert item["Properties"]["PointInTimeRecoverySpecification"] == {"PointInTimeRecoveryEnabled": True}
+        assert item["Properties"]["DeletionProtectionEnabled"] is True
         assert item["DeletionPolicy"] == "Retain"
+
+
+def test_backups_of_the_tables_are_a_setting(prod: Templates) -> None:
+    assert not dict(resources(prod, "AWS::Backup::BackupPlan"))
+    templates, _ = synthesise("prod", **{"data.backup_days": "365"})
+    ((_, plan),) = list(resources(templates, "AWS::Backup::BackupPlan"))
+    (rule,) = plan["Properties"]["BackupPlan"]["BackupPlanRule"]
+    assert rule["Lifecycle"] == {"DeleteAfterDays": 365}
+    ((_, vault),) = list(resources(templates, "AWS::Backup::BackupVault"))
+    assert "Key" in json.dumps(vault["Properties"]["EncryptionKeyArn"]) and vault["DeletionPolicy"] == "Retain"
+    ((_, selection),) = list(resources(templates, "AWS::Backup::BackupSelection"))
+    tables = dict(resources({"data": templates["data"]}, "AWS::DynamoDB::Table"))
+    assert all(name in json.dumps(selection["Properties"]["BackupSelection"]["Resources"]) for name in tables)
+
+
+def test_logs_that_services_name_get_an_end(prod: Templates) -> None:
+    environments = [
+        item["Properties"].get("Environment", {}).get("Variables", {}) for _, item in resources(prod, "AWS::Lambda::Function")
+    ]
+    (variables,) = [found for found in environments if "LOG_GROUPS" in found]
+    names = json.loads(text(variables["LOG_GROUPS"]))
+    kinds = ("sagemaker/TrainingJobs", "sagemaker/ProcessingJobs", "sagemaker/Endpoints/ko-reranker-prod")
+    assert names[:3] == [f"/aws/{kind}" for kind in kinds]
+    assert names[3].startswith("/aws/codebuild/") and names[4].startswith("/aws/lambda/") and len(names) == 5
+    assert (variables["LOG_DAYS"], variables["KEPT_DAYS"]) == ("90", "90")
 
 
 def test_no_policy_has_a_wildcard_action(prod: Templates, local: Templates) -> None:
@@ -86,7 +112,7 @@ def test_no_policy_has_a_wildcard_action(prod: Templates, local: Templates) -> N
 def test_only_actions_that_know_no_resources_are_allowed_on_all(prod: Templates) -> None:
     unbounded = re.compile(
         r"(translate:TranslateText|cloudwatch:PutMetricData|ecr:GetAuthorizationToken|xray:\w+"
-        r"|logs:(\w+LogDelivery|ListLogDeliveries|\w+ResourcePolic\w+|DescribeLogGroups))"
+        r"|sagemaker:List(Models|EndpointConfigs|Endpoints)|logs:(\w+LogDelivery|ListLogDeliveries|\w+ResourcePolic\w+|DescribeLogGroups))"
     )
     for template in prod.values():
         for who, actions, statement in statements(template):
@@ -119,7 +145,9 @@ def test_training_sends_all_that_the_first_state_made_under_a_name_for_each_atte
     parameters = dict(train["Parameters"])
     name = parameters.pop("TrainingJobName.$")
     assert "$.request.job_name" in name and "$$.Execution.RedriveCount" in name and "$$.State.RetryCount" in name
+    tags = parameters.pop("Tags")
     assert parameters == {f"{field}.$": f"$.request.training_job.{field}" for field in FIELDS}
+    assert tags == [{"Key": "project", "Value": "ko-reranker"}, {"Key": "stage", "Value": "prod"}]
 
 
 def test_the_first_state_knows_where_the_stage_trains(prod: Templates) -> None:
@@ -291,6 +319,34 @@ def test_an_approval_starts_the_deploy_machine_and_stops_are_published(prod: Tem
     assert all(p["detail"]["status"] == ["FAILED", "TIMED_OUT", "ABORTED"] for p in stops)
 
 
+def test_a_retraining_begins_by_the_clock_of_a_time_zone(prod: Templates) -> None:
+    assert not list(resources(prod, "AWS::Scheduler::Schedule"))
+    given = {"schedule.retraining": "cron(0 3 1 * ? *)", "schedule.retraining_input": '{"dataset": "faq"}'}
+    templates, _ = synthesise("prod", **given)
+    ((_, schedule),) = list(resources(templates, "AWS::Scheduler::Schedule"))
+    properties, target = schedule["Properties"], schedule["Properties"]["Target"]
+    assert (properties["ScheduleExpression"], properties["ScheduleExpressionTimezone"]) == ("cron(0 3 1 * ? *)", "Asia/Seoul")
+    assert json.loads(target["Input"]) == {"dataset": "faq"}
+    assert templates["pipeline"]["Resources"][target["Arn"]["Ref"]]["Type"] == "AWS::StepFunctions::StateMachine"
+    may = {actions for who, actions, _ in statements(templates["pipeline"]) if who.startswith("ScheduledRetraining")}
+    assert may == {"states:StartExecution", "sqs:SendMessage"}
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("schedule.time_zone", "Asia/Busan"),
+        ("schedule.retraining", "0 3 1 * *"),
+        ("schedule.retraining", "rate(5 minutes)"),
+        ("schedule.retraining_input", "[]"),
+    ],
+)
+def test_a_schedule_that_cannot_be_is_refused(key: str, value: str) -> None:
+    context = json.loads((ROOT / "cdk.json").read_text(encoding="utf-8"))["context"]
+    with pytest.raises(SettingsError, match=key):
+        load_settings({**context, "stage": "prod", key: value})
+
+
 def test_machine_logs_hold_no_data(prod: Templates) -> None:
     for _, item in resources(prod, "AWS::StepFunctions::StateMachine"):
         assert item["Properties"]["LoggingConfiguration"]["IncludeExecutionData"] is False
@@ -303,7 +359,8 @@ def test_every_stage_synthesises_without_an_account(stage: str) -> None:
 
 
 def test_a_stage_is_taken_away_in_the_order_in_which_its_stacks_import_from_each_other() -> None:
-    templates, _ = synthesise("prod", **{"serving.enabled": "true", "api.waf_requests_per_5_minutes": "2000"})
+    network = {"network.vpc": "new", "network.egress": "true"}
+    templates, _ = synthesise("prod", **{"serving.enabled": "true", "api.waf_requests_per_5_minutes": "2000"}, **network)
     assert set(templates) == set(ORDER)
     for name, template in templates.items():
         for exporting in re.findall(r'"Fn::ImportValue": "ko-reranker-prod-(\w+):', json.dumps(template)):

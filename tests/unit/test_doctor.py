@@ -13,6 +13,7 @@ import pytest
 from botocore.stub import ANY, Stubber
 
 from ko_reranker.operations import checks, synthesis
+from ko_reranker.operations.called import called_services
 from ko_reranker.operations.project import Project
 from ko_reranker.operations.stage import Stage
 
@@ -202,6 +203,100 @@ def test_a_rate_rule_at_cloudfront_needs_both_regions_bootstrapped(monkeypatch: 
     found = look(monkeypatch, Project(project.root, context), missing)
     assert "aws://111122223333/us-east-1" in found["bootstrap of us-east-1"].message
     assert "bootstrap of us-east-1" not in look(monkeypatch, project, account)
+
+
+def with_settings(project: Project, **sections: Any) -> Project:
+    """The project with other settings in prod."""
+    context = json.loads(json.dumps(project.context))
+    context["settings"]["prod"].update(sections)
+    return Project(project.root, context)
+
+
+def test_a_bootstrap_of_ones_own_is_looked_for_by_its_qualifier(monkeypatch: pytest.MonkeyPatch, project: Project) -> None:
+    own = with_settings(project, identity={"bootstrap_qualifier": "team1"})
+    found = look(monkeypatch, own, lambda service, stub: account(service, stub, bootstrapped=False))
+    assert "cdk bootstrap --qualifier team1 aws://111122223333/ap-northeast-2" in found["bootstrap"].message
+
+
+def test_a_permissions_boundary_has_to_be_there(monkeypatch: pytest.MonkeyPatch, project: Project) -> None:
+    arn = "arn:aws:iam::111122223333:policy/boundary"
+    own = with_settings(project, identity={"permissions_boundary": arn})
+    for there, level in ((True, "ok"), (False, "error")):
+
+        def answers(service: str, stub: Stubber, there: bool = there) -> None:
+            if service == "iam" and there:
+                stub.add_response("get_policy", {"Policy": {"Arn": arn}}, {"PolicyArn": arn})
+            elif service == "iam":
+                stub.add_client_error("get_policy", "NoSuchEntity")
+            else:
+                account(service, stub)
+
+        assert look(monkeypatch, own, answers)["permissions boundary"].level == level
+
+
+@pytest.mark.parametrize(
+    ("enabled", "users", "level", "words"),
+    [
+        (True, "events.amazonaws.com cloudwatch.amazonaws.com", "ok", ":key/1111"),
+        (True, "events.amazonaws.com", "warning", "doesn't name cloudwatch.amazonaws.com (alarms):"),
+        (False, "events.amazonaws.com cloudwatch.amazonaws.com", "error", "is Disabled"),
+    ],
+)
+def test_a_key_of_ones_own_has_to_be_usable_by_all_that_use_it(
+    monkeypatch: pytest.MonkeyPatch, project: Project, enabled: bool, users: str, level: str, words: str
+) -> None:
+    arn = "arn:aws:kms:ap-northeast-2:111122223333:key/11111111-2222-3333-4444-555555555555"
+    kind = {"KeySpec": "SYMMETRIC_DEFAULT", "KeyUsage": "ENCRYPT_DECRYPT", "KeyId": "1"}
+    state = {"Enabled": enabled, "KeyState": "Enabled" if enabled else "Disabled"}
+
+    def answers(service: str, stub: Stubber) -> None:
+        if service == "kms":
+            stub.add_response("describe_key", {"KeyMetadata": {**kind, **state}}, {"KeyId": arn})
+            stub.add_response("get_key_policy", {"Policy": users}, {"KeyId": arn, "PolicyName": "default"})
+        else:
+            account(service, stub)
+
+    found = look(monkeypatch, with_settings(project, data={"key_arn": arn}), answers)["data key"]
+    assert (found.level, words in found.message) == (level, True), found
+
+
+CALLED = sorted(called_services())
+
+
+@pytest.mark.parametrize(
+    ("there", "make", "vpc", "level", "words"),
+    [
+        ([], True, "vpc-0a", "ok", "vpc-0a, in a, b"),
+        (CALLED, False, "vpc-0a", "ok", "vpc-0a"),
+        (CALLED[1:], False, "vpc-0a", "error", f"nor an endpoint of {CALLED[0]}"),
+        (CALLED[:1], True, "vpc-0a", "error", f"has endpoints of {CALLED[0]} already"),
+        ([], True, "vpc-0b", "error", "are not in vpc-0a"),
+    ],
+)
+def test_an_existing_vpc_has_to_have_what_is_called_and_once(
+    monkeypatch: pytest.MonkeyPatch, project: Project, there: list[str], make: bool, vpc: str, level: str, words: str
+) -> None:
+    network = {
+        "vpc": "existing",
+        "vpc_id": "vpc-0a",
+        "subnet_ids": ["subnet-0a", "subnet-0b"],
+        "route_table_ids": ["rtb-0a"],
+        "make_endpoints": make,
+    }
+
+    def answers(service: str, stub: Stubber) -> None:
+        if service == "ec2":
+            zones = {"subnet-0a": "a", "subnet-0b": "b"}
+            subnets = [{"SubnetId": name, "VpcId": vpc, "AvailabilityZone": zone} for name, zone in zones.items()]
+            endpoints = [{"ServiceName": f"com.amazonaws.ap-northeast-2.{name}", "Tags": []} for name in there]
+            stub.add_response("describe_subnets", {"Subnets": subnets})
+            stub.add_response("describe_vpc_endpoints", {"VpcEndpoints": endpoints})
+        else:
+            account(service, stub)
+
+    own = with_settings(project, network=network, training={"base_model": "s3://b/m/"})
+    found = look(monkeypatch, own, answers)["network"]
+    assert (found.level, words in found.message) == (level, True), found
 
 
 def mail(confirmed: bool) -> dict[str, str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -51,6 +51,13 @@ JOB_NAME = re.compile(r"[a-zA-Z0-9](-*[a-zA-Z0-9]){0,53}")
 
 def resolve(value: Any, execution: str = "run-1") -> Run:
     return execution_input.resolve(value, execution, DEFAULTS)
+
+
+def test_a_hub_id_is_refused_where_jobs_cannot_reach_the_hub() -> None:
+    locked = replace(DEFAULTS, reaches_the_hub=False, base_model="s3://bucket/models/m/")
+    with pytest.raises(PipelineError, match=r"base_model is BAAI/bge-reranker-v2-m3, an id of the Hugging Face hub"):
+        execution_input.resolve({"base_model": "BAAI/bge-reranker-v2-m3"}, "run-1", locked)
+    assert execution_input.resolve({}, "run-1", locked).base_model == "s3://bucket/models/m/"
 
 
 def test_nothing_given_takes_every_default() -> None:

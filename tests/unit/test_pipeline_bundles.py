@@ -86,6 +86,7 @@ def test_a_function_of_the_pipeline_needs_nothing_but_its_bundle(function, tmp_p
 
 def test_the_first_function_answers_with_the_run_and_its_training_job(tmp_path):
     asked = asdict(RUN) | {"bucket": "b", "job_name_prefix": "ko-reranker-dev-", "max_training_hours": 1.0, "max_instances": 4}
+    asked["reaches_the_hub"] = True
     defaults = {name: asked[name] for name in DEFAULTS}
     event = {"input": {"recipe": "tiny", "use_spot": False}, "execution": "r", "data": "s3://b/runs/own/"}
     program = f"import json; print(json.dumps(handler.handler({event!r}, None)))"

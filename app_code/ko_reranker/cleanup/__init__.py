@@ -1,13 +1,15 @@
 """What must be emptied before CloudFormation can delete a stage: buckets with versions, the registry, and what releases made.
 
-Read by the custom resource that goes first when a stack is deleted, and by ``ko-reranker destroy``. Clients of boto3 come from
+Read by the custom resource that goes first when a stack is deleted, by ``ko-reranker destroy``, and, for what is old, by the
+daily housekeeping. Clients of boto3 come from
 the caller; doing a thing twice is harmless.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 _UUID = "[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
@@ -49,10 +51,14 @@ def delete_packages(sagemaker: Any, group: str) -> int:
     return len(arns)
 
 
-def delete_released(sagemaker: Any, prefix: str) -> int:
+def delete_released(sagemaker: Any, prefix: str, *, before: datetime | None = None, but: Collection[str] = ()) -> int:
     """Delete the endpoint configurations and models that releases of a stage made; return how many there were.
 
     Those that a stack made have names of CloudFormation's and go with it.
+
+    Args:
+        before: only those that were made earlier.
+        but: names of those that stay.
     """
     made = re.compile(rf"{re.escape(prefix)}-{_UUID}")
     count = 0
@@ -62,6 +68,8 @@ def delete_released(sagemaker: Any, prefix: str) -> int:
             item[f"{kind}Name"]
             for item in _all(sagemaker, f"list_{snake}s", listed, NameContains=f"{prefix}-")
             if made.fullmatch(item[f"{kind}Name"])
+            and item[f"{kind}Name"] not in but
+            and (before is None or item["CreationTime"] < before)
         ]
         for name in names:
             getattr(sagemaker, f"delete_{snake}")(**{f"{kind}Name": name})

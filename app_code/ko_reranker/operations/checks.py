@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from botocore.exceptions import BotoCoreError, ClientError
 
 from ko_reranker.operations import local, node, synthesis
+from ko_reranker.operations.called import called_services
 from ko_reranker.operations.errors import OperationError
 from ko_reranker.operations.project import Project
 from ko_reranker.operations.stage import EDGE_REGION, Stage
@@ -27,7 +28,13 @@ Level = Literal["ok", "warning", "error"]
 _BOOTSTRAP_VERSION = 6
 # Lambda's quota "Concurrent executions".
 _CONCURRENCY_QUOTA = "L-B99A9384"
-_BOOTSTRAP_PARAMETER = "/cdk-bootstrap/hnb659fds/version"
+# Who uses the data key beside the stage's roles, and for what.
+_KEY_USERS = {
+    "events.amazonaws.com": "notices of executions that stop",
+    "cloudwatch.amazonaws.com": "alarms",
+    "budgets.amazonaws.com": "the budget",
+    "costalerts.amazonaws.com": "anomalies of the costs",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +72,13 @@ def check(stage_name: str, project: Project) -> Iterator[Finding]:
     regions = [stage.region, *([EDGE_REGION] if settings.api.rate_rule_at_cloudfront else [])]
     for region in regions:
         subject = "bootstrap" if region == stage.region else f"bootstrap of {region}"
-        yield _guarded(subject, partial(_bootstrap, stage, identity["Account"], region, subject))
+        yield _guarded(subject, partial(_bootstrap, stage, settings, identity["Account"], region, subject))
+    if boundary := settings.identity.permissions_boundary:
+        yield _guarded("permissions boundary", partial(_boundary, stage, boundary))
+    if key := settings.data.key_arn:
+        yield _guarded("data key", partial(_key, stage, settings, key))
+    if settings.network.vpc == "existing":
+        yield _guarded("network", partial(_network, stage, settings))
     yield from _quotas(stage, settings)
     yield _guarded("Lambda concurrency", lambda: _concurrency(stage, settings))
     yield from _definitions(stage, project)
@@ -109,16 +122,81 @@ def _ports() -> Iterator[Finding]:
             yield Finding("ok", f"port {port}", "is free")
 
 
-def _bootstrap(stage: Stage, account: str, region: str, subject: str) -> Finding:
-    command = f"npx cdk bootstrap aws://{account}/{region}"
+def _bootstrap(stage: Stage, settings: Settings, account: str, region: str, subject: str) -> Finding:
+    qualifier = settings.identity.bootstrap_qualifier
+    standard = qualifier == type(settings.identity)().bootstrap_qualifier
+    command = f"npx cdk bootstrap {'' if standard else f'--qualifier {qualifier} '}aws://{account}/{region}"
     ssm = stage.in_region("ssm", region)
     try:
-        version = int(ssm.get_parameter(Name=_BOOTSTRAP_PARAMETER)["Parameter"]["Value"])
+        version = int(ssm.get_parameter(Name=f"/cdk-bootstrap/{qualifier}/version")["Parameter"]["Value"])
     except ssm.exceptions.ParameterNotFound:
-        return Finding("error", subject, f"{region} is not bootstrapped for the CDK: run `{command}`")
+        under = "" if standard else f" under the qualifier {qualifier}"
+        return Finding("error", subject, f"{region} is not bootstrapped for the CDK{under}: run `{command}`")
     if version < _BOOTSTRAP_VERSION:
         return Finding("error", subject, f"version {version} is too old: run `{command}` again")
-    return Finding("ok", subject, f"version {version}")
+    return Finding(
+        "ok",
+        subject,
+        f"version {version}; the functions' code and the image's sources lie in its bucket, nothing in its image repository",
+    )
+
+
+def _boundary(stage: Stage, arn: str) -> Finding:
+    iam = stage.client("iam")
+    try:
+        iam.get_policy(PolicyArn=arn)
+    except iam.exceptions.NoSuchEntityException:
+        return Finding("error", "permissions boundary", f"{arn} doesn't exist: no role could be made with it")
+    return Finding("ok", "permissions boundary", arn)
+
+
+def _key(stage: Stage, settings: Settings, arn: str) -> Finding:
+    """Look whether a key that was given can do what the stage's own would."""
+    kms, subject = stage.client("kms"), "data key"
+    key = kms.describe_key(KeyId=arn)["KeyMetadata"]
+    if not key["Enabled"] or key["KeySpec"] != "SYMMETRIC_DEFAULT" or key["KeyUsage"] != "ENCRYPT_DECRYPT":
+        found = f"{key['KeyState']}, {key['KeySpec']}, {key['KeyUsage']}"
+        return Finding("error", subject, f"{arn} is {found}: it must be enabled, SYMMETRIC_DEFAULT, ENCRYPT_DECRYPT")
+    policy = kms.get_key_policy(KeyId=arn, PolicyName="default")["Policy"]
+    users = ("events.amazonaws.com", "cloudwatch.amazonaws.com", *settings.alerts.cost_publishers)
+    missing = [f"{user} ({_KEY_USERS[user]})" for user in users if user not in policy]
+    if missing:
+        return Finding(
+            "warning",
+            subject,
+            f"its policy doesn't name {', '.join(missing)}: without kms:Decrypt and kms:GenerateDataKey* what these tell the "
+            "topic is lost (docs/operations.md has the statement)",
+        )
+    return Finding("ok", subject, arn)
+
+
+def _network(stage: Stage, settings: Settings) -> Finding:
+    """Look whether an existing VPC has the subnets, and what is called from them."""
+    ec2, network, subject = stage.client("ec2"), settings.network, "network"
+    try:
+        subnets = ec2.describe_subnets(SubnetIds=list(network.subnet_ids))["Subnets"]
+    except ClientError as error:
+        return Finding("error", subject, f"network.subnet_ids: {error}")
+    if strange := [item["SubnetId"] for item in subnets if item["VpcId"] != network.vpc_id]:
+        return Finding("error", subject, f"{', '.join(strange)} are not in {network.vpc_id}: see network.subnet_ids")
+    found = ec2.describe_vpc_endpoints(Filters=[{"Name": "vpc-id", "Values": [network.vpc_id]}])["VpcEndpoints"]
+    there = {item["ServiceName"].removeprefix(f"com.amazonaws.{stage.region}.") for item in found}
+    if network.make_endpoints:
+        own = {item["ServiceName"] for item in found if f"{stage.prefix}-network" in str(item.get("Tags"))}
+        foreign = sorted(name for name in called_services() & there if f"com.amazonaws.{stage.region}.{name}" not in own)
+        if foreign:
+            return Finding(
+                "error",
+                subject,
+                f"{network.vpc_id} has endpoints of {', '.join(foreign)} already, and no second one can be made: make "
+                "those that are missing by hand, and set network.make_endpoints to false",
+            )
+    elif not network.egress and (missing := sorted(called_services() - there)):
+        return Finding("error", subject, f"{network.vpc_id} has neither egress nor an endpoint of {', '.join(missing)}")
+    zones = {item["AvailabilityZone"] for item in subnets}
+    if len(zones) < 2:
+        return Finding("warning", subject, f"all subnets are in {', '.join(zones)}: an outage there takes the stage along")
+    return Finding("ok", subject, f"{network.vpc_id}, in {', '.join(sorted(zones))}")
 
 
 def _quotas(stage: Stage, settings: Settings) -> Iterator[Finding]:

@@ -15,10 +15,10 @@ from botocore.exceptions import ClientError
 
 from ko_reranker.cleanup import NotEmptied, delete_packages, delete_released, empty_bucket
 from ko_reranker.operations.errors import OperationError
-from ko_reranker.operations.stage import EDGE_REGION, EDGE_STACK, Stage
+from ko_reranker.operations.stage import EDGE_REGION, EDGE_STACK, NETWORK_STACK, Stage
 
-# Whoever refers to something goes before it: CloudFront before its web ACL, everything before the data.
-ORDER = ("observability", "api", EDGE_STACK, "serving", "pipeline", "data")
+# Whoever refers to something goes before it: CloudFront before its web ACL, everything before data and network.
+ORDER = ("observability", "api", EDGE_STACK, "serving", "pipeline", "data", NETWORK_STACK)
 _KEPT = ("Retain", "RetainExceptOnCreate")
 _POLL_SECONDS = {"local": 0.3}
 _AWS_POLL_SECONDS = 10.0

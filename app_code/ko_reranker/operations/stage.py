@@ -14,6 +14,8 @@ from ko_reranker.operations.project import Project
 STACKS = ("data", "pipeline", "serving", "api", "observability")
 # Where CloudFront's web ACLs live; the stack is there only with a rate rule in front of CloudFront.
 EDGE_STACK, EDGE_REGION = "edge", "us-east-1"
+# There only where the settings ask for a VPC.
+NETWORK_STACK = "network"
 
 
 class Cloud(Protocol):

@@ -14,7 +14,7 @@ from typing import Any
 from ko_reranker.operations.errors import OperationError
 from ko_reranker.operations.node import cdk_command
 from ko_reranker.operations.project import Project
-from ko_reranker.operations.stage import EDGE_STACK, STACKS
+from ko_reranker.operations.stage import EDGE_STACK, NETWORK_STACK, STACKS
 
 Templates = dict[str, dict[str, Any]]
 
@@ -57,7 +57,7 @@ def read(folder: Path, prefix: str) -> Templates:
         OperationError: when there is none.
     """
     found = {}
-    for stack in (*STACKS, EDGE_STACK):
+    for stack in (*STACKS, EDGE_STACK, NETWORK_STACK):
         path = folder / f"{prefix}-{stack}.template.json"
         if path.is_file():
             found[stack] = json.loads(path.read_text(encoding="utf-8"))

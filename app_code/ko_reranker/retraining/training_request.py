@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,6 +41,7 @@ class TrainingPlace:
         bucket: the data bucket.
         key_arn: what encrypts the model.
         volume_gb: of each instance's disk.
+        vpc: ``Subnets`` and ``SecurityGroupIds``, as SageMaker takes them; None for a network of SageMaker's own.
     """
 
     image: str
@@ -47,10 +49,11 @@ class TrainingPlace:
     bucket: str
     key_arn: str
     volume_gb: int
+    vpc: Mapping[str, Sequence[str]] | None = None
 
 
 def training_request(run: Run, place: TrainingPlace, *, data: str | None = None) -> dict[str, Any]:
-    """Return the request of a run's training job: ``FIELDS``, all but ``TrainingJobName``.
+    """Return the request of a run's training job: ``FIELDS``, and ``VpcConfig`` in a VPC; all but ``TrainingJobName``.
 
     Args:
         data: the ``s3://`` prefix with ``train.jsonl``; None for what the run itself joins, or mines.
@@ -95,4 +98,5 @@ def training_request(run: Run, place: TrainingPlace, *, data: str | None = None)
         "StoppingCondition": dict(run.stopping_condition),
         "EnableManagedSpotTraining": run.use_spot,
         "EnableInterContainerTrafficEncryption": True,
+        **({"VpcConfig": dict(place.vpc)} if place.vpc else {}),
     }
