@@ -254,7 +254,8 @@ def _stop_executions(stage: Stage) -> None:
             continue
         running += [item["executionArn"] for item in answer["executions"]]
     for arn in running:
-        client.stop_execution(executionArn=arn, cause="The stage is being destroyed.")
+        # It may have ended since it was listed.
+        _ignore(partial(client.stop_execution, executionArn=arn, cause="The stage is being destroyed."))
     _until(
         stage,
         lambda: all(client.describe_execution(executionArn=arn)["status"] != "RUNNING" for arn in running),
