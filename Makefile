@@ -125,8 +125,9 @@ bench-serving: setup $(PEERS)  ## 16 clients against our server and Infinity's
 bench-training: setup $(VENV)-peers-transformers/.ready  ## fine-tuning beside FlagEmbedding's and sentence-transformers' trainers (DEVICE=cuda: ours)
 	$(BIN)/python -m benchmarks.training $(if $(DEVICE),--device $(DEVICE))
 
-bench-families: setup  ## late interaction beside sentence-transformers: new documents, kept ones, MaxSim alone
+bench-families: setup  ## late interaction and generative rerankers beside sentence-transformers and Transformers
 	$(BIN)/python -m benchmarks.families
+	$(BIN)/python -m benchmarks.generative
 
 bench-pipeline: setup  ## 500,000 records through plan, translate and join (10 minutes, 4 GB of disk)
 	$(BIN)/python -m benchmarks.pipeline

@@ -144,22 +144,22 @@ def measure(shape: Shape, rounds: int) -> tuple[dict[str, Any], dict[str, str]]:
         "sweep_seconds": sweep,
         "best": best_row,
         "ratios": {
-            "cold_vs_default": _ratio(seconds[DEFAULT], seconds[OURS]),
-            "cold_vs_best": _ratio(seconds[best_row], seconds[OURS]),
-            "nine_of_ten_kept_vs_default": _ratio(seconds[DEFAULT], seconds[OURS_KEPT]),
-            "nine_of_ten_kept_vs_best": _ratio(seconds[best_row], seconds[OURS_KEPT]),
-            "nine_of_ten_kept_vs_cold": _ratio(seconds[OURS], seconds[OURS_KEPT]),
-            "cold_vs_cross_encoder": _ratio(seconds[CROSS_ENCODER], seconds[OURS]),
-            "nine_of_ten_kept_vs_cross_encoder": _ratio(seconds[CROSS_ENCODER], seconds[OURS_KEPT]),
-            "maxsim": _ratio(maxsim["sentence-transformers"], maxsim["ko-reranker"]),
-            "maxsim_float16": _ratio(maxsim["sentence-transformers"], maxsim["ko-reranker, float16"]),
+            "cold_vs_default": report.ratio(seconds[DEFAULT], seconds[OURS]),
+            "cold_vs_best": report.ratio(seconds[best_row], seconds[OURS]),
+            "nine_of_ten_kept_vs_default": report.ratio(seconds[DEFAULT], seconds[OURS_KEPT]),
+            "nine_of_ten_kept_vs_best": report.ratio(seconds[best_row], seconds[OURS_KEPT]),
+            "nine_of_ten_kept_vs_cold": report.ratio(seconds[OURS], seconds[OURS_KEPT]),
+            "cold_vs_cross_encoder": report.ratio(seconds[CROSS_ENCODER], seconds[OURS]),
+            "nine_of_ten_kept_vs_cross_encoder": report.ratio(seconds[CROSS_ENCODER], seconds[OURS_KEPT]),
+            "maxsim": report.ratio(maxsim["sentence-transformers"], maxsim["ko-reranker"]),
+            "maxsim_float16": report.ratio(maxsim["sentence-transformers"], maxsim["ko-reranker, float16"]),
         },
         "raw_spread": round(float(cold.std(1).mean()), 4),
         "max_raw_difference": float(f"{np.abs(cold - np.array(scores[DEFAULT])).max():.2g}"),
-        "same_order": _same_order(scores[DEFAULT], scores[OURS]),
+        "same_order": report.same_order(scores[DEFAULT], scores[OURS]),
         "float16": {
             "max_raw_difference": float(f"{np.abs(kept - cold).max():.2g}"),
-            "same_order": _same_order(scores[OURS], scores[OURS_KEPT]),
+            "same_order": report.same_order(scores[OURS], scores[OURS_KEPT]),
             **agreement(scores[OURS_KEPT], scores[OURS]),
         },
     }, versions
@@ -187,16 +187,6 @@ def _best_batch(process: ScorerProcess, request: Request) -> tuple[int, dict[str
     _call(process, "score", request.first(4))
     tried = {batch: min(_timed(process, "score", request, batch=batch)[0] for _ in range(2)) for batch in (*BATCHES, 32)}
     return min(tried, key=tried.__getitem__), {str(batch): round(value, 3) for batch, value in tried.items()}
-
-
-def _ratio(theirs: Sequence[float], ours: Sequence[float]) -> dict[str, float]:
-    return report.spread([one / other for one, other in zip(theirs, ours, strict=True)], 2)
-
-
-def _same_order(some: Sequence[Sequence[float]], others: Sequence[Sequence[float]]) -> int:
-    """Return in how many requests two rank all documents alike."""
-    pairs = zip(some, others, strict=True)
-    return sum(np.argsort(-np.array(one)).tolist() == np.argsort(-np.array(other)).tolist() for one, other in pairs)
 
 
 def draw(measurement: dict[str, Any]) -> str:

@@ -49,3 +49,14 @@ def spread(values: Sequence[float], digits: int = 3) -> dict[str, float]:
     """Return the median of some values and their 10th and 90th percentiles."""
     low, median, high = np.percentile(values, [10, 50, 90])
     return {"median": round(float(median), digits), "p10": round(float(low), digits), "p90": round(float(high), digits)}
+
+
+def ratio(theirs: Sequence[float], ours: Sequence[float]) -> dict[str, float]:
+    """Return how many times as long others took, request by request."""
+    return spread([one / other for one, other in zip(theirs, ours, strict=True)], 2)
+
+
+def same_order(some: Sequence[Sequence[float]], others: Sequence[Sequence[float]]) -> int:
+    """Return in how many requests two rank all documents alike."""
+    pairs = zip(some, others, strict=True)
+    return sum(np.argsort(-np.array(one)).tolist() == np.argsort(-np.array(other)).tolist() for one, other in pairs)

@@ -239,9 +239,10 @@ def train(recipe: Recipe, folders: TrainingFolders, worker: Worker) -> None:
             "base_commit": base_commit,
             "recipe": recipe.name,
         }
-        fitted = family.calibrate(dev.batches(recipe.micro_batch_tokens) if dev else [])
+        looked = [row for row in progress.history if row["step"] == saved_step and "dev_mrr" in row]
+        fitted = family.finish(dev.batches(recipe.micro_batch_tokens) if dev else [], looked[-1]["dev_mrr"] if looked else None)
         for name, value in fitted.items():
-            worker.say(f"Fitted on dev: {name} {value}")
+            worker.say(f"On dev: {name} {value}")
         card = run_card(
             recipe=recipe,
             base_commit=base_commit,
@@ -259,7 +260,7 @@ def train(recipe: Recipe, folders: TrainingFolders, worker: Worker) -> None:
             f"{card['tokens_per_second']:.0f} tokens a second."
         )
         # Of a metric a tuning job takes the last value that it reads: that of the weights which are saved.
-        if looked := [row for row in progress.history if row["step"] == saved_step and "dev_mrr" in row]:
+        if looked:
             worker.say(f"Result: dev_mrr={looked[-1]['dev_mrr']:.4f} dev_loss={looked[-1]['dev_loss']:.4f}")
 
 

@@ -16,7 +16,7 @@ from ko_reranker import disk
 if TYPE_CHECKING:
     from huggingface_hub import DryRunFileInfo
 
-TINY_MODEL = "sample:tiny"
+TINY_MODEL, TINY_DECODER = "sample:tiny", "sample:tiny-decoder"
 MINI_MODEL = "sample:mini"
 # A hub id may name a commit, a tag or a branch behind an @; a branch's name may have slashes.
 _HUB_ID = re.compile(r"(?!.*\.\.)[\w.-]+(/[\w.-]+)?(@[\w.-][\w./-]*)?")
@@ -66,7 +66,7 @@ def resolve_model(uri: str | Path, *, code: bool = False) -> Path:
     Args:
         uri: a folder, ``s3://bucket/prefix/``, a hub id such as ``BAAI/bge-reranker-v2-m3``, with ``@`` and a commit, branch
             or tag behind it or without, ``sample:mini``, the small Korean reranker that ships with the package, or
-            ``sample:tiny``, the untrained demonstration model.
+            ``sample:tiny``, the untrained demonstration model, and ``sample:tiny-decoder``, that of the generative family.
         code: whether a hub id's Python files are wanted, too.
 
     Raises:
@@ -77,10 +77,14 @@ def resolve_model(uri: str | Path, *, code: bool = False) -> Path:
     address = str(uri)
     if address == TINY_MODEL:
         return _tiny_model()
+    if address == TINY_DECODER:
+        return _tiny_decoder()
     if address == MINI_MODEL:
         return _mini_model()
     if address.startswith("sample:"):
-        raise ModelNotFoundError(f"There is no sample model {address}: there are {MINI_MODEL} and {TINY_MODEL}.")
+        raise ModelNotFoundError(
+            f"There is no sample model {address}: there are {MINI_MODEL}, {TINY_MODEL} and {TINY_DECODER}."
+        )
     if address.startswith("s3://"):
         return _checked(_download_s3(address), address)
     folder = Path(address).expanduser()
@@ -154,6 +158,13 @@ def _tiny_model() -> Path:
 
     folder = cache_dir() / f"tiny-{tiny_model.version()}"
     return folder if folder.is_dir() else _publish(folder, tiny_model.build, TINY_MODEL)
+
+
+def _tiny_decoder() -> Path:
+    from ko_reranker.samples import tiny_decoder
+
+    folder = cache_dir() / f"tiny-decoder-{tiny_decoder.version()}"
+    return folder if folder.is_dir() else _publish(folder, tiny_decoder.build, TINY_DECODER)
 
 
 def _mini_model() -> Path:

@@ -55,7 +55,7 @@ def test_an_override_on_the_command_line_lies_over_both_and_takes_its_type() -> 
         (
             "training.recipe",
             "ko-reranker-v9",
-            "recipe must be one of ko-colbert-v1, ko-reranker-v1, ko-reranker-v2, mini, tiny-colbert, tiny",
+            "recipe must be one of ko-colbert-v1, ko-generative-v1, ko-reranker-v1, ko-reranker-v2, mini, tiny-colbert",
         ),
         ("evaluation.first_stage", "bigrams", "evaluation.first_stage"),
         ("training.instance_type", "ml.g4dn.xlarge", "training: Value error, ml.g4dn.xlarge has a T4, which has no bf16"),

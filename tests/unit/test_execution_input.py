@@ -161,7 +161,10 @@ def sagemaker_text(value: Any) -> str:
 
 
 WORDS = st.sampled_from(
-    ["abc", "", "nan", "-inf", "true", "No", "1_0", " 7 ", "2.0", "2.5", "1e3", '"3"', '""', "fp16", '"bf16"']
+    [
+        *("abc", "", "nan", "-inf", "true", "No", "1_0", " 7 ", "2.0", "2.5", "1e3", '"3"', '""', "fp16", '"bf16"'),
+        *("full", "general-ko", "generative"),
+    ]
 )
 VALUES = WORDS | st.integers(-2, 10_000) | st.floats(0, 2) | st.floats() | st.booleans() | st.text(max_size=5)
 NAMES = st.sampled_from([field.name for field in fields(Recipe)])
@@ -169,7 +172,7 @@ OTHERS = st.sampled_from(["lr", "sagemaker_program", "_tuning_objective_metric",
 
 
 @given(
-    recipe=st.sampled_from(["ko-reranker-v2", "tiny", "tiny-colbert", '"tiny"', "huge"]),
+    recipe=st.sampled_from(["ko-reranker-v2", "tiny", "tiny-colbert", "tiny-generative", '"tiny"', "huge"]),
     hyperparameters=st.dictionaries(NAMES | OTHERS, VALUES),
 )
 def test_what_the_training_refuses_is_refused_before_anything_is_paid_and_nothing_else(recipe, hyperparameters) -> None:
@@ -202,7 +205,7 @@ def test_what_the_training_refuses_is_refused_before_anything_is_paid_and_nothin
         ),
         ({"hyperparameters": {"lr": 1e-5}}, "Unknown hyperparameter 'lr'; known are recipe, base_model, learning_rate"),
         ({"hyperparameters": {"dev_queries": 0}}, "early_stop_patience needs dev_queries"),
-        ({"recipe": "huge"}, "no recipe 'huge'; there are ko-colbert-v1, ko-reranker-v1"),
+        ({"recipe": "huge"}, "no recipe 'huge'; there are ko-colbert-v1, ko-generative-v1"),
     ],
 )
 def test_a_wrong_hyperparameter_is_told_as_the_training_would_tell_it(given, said) -> None:

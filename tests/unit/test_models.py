@@ -81,7 +81,7 @@ def test_the_sample_model_is_built_once() -> None:
 
 
 def test_a_sample_that_does_not_exist_is_told_from_those_that_do() -> None:
-    with pytest.raises(ModelNotFoundError, match=r"sample:mini and sample:tiny"):
+    with pytest.raises(ModelNotFoundError, match=r"sample:mini, sample:tiny and sample:tiny-decoder"):
         resolve_model("sample:small")
 
 

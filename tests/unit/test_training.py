@@ -94,7 +94,10 @@ def assert_same_weights(one: TrainingFolders, other: TrainingFolders) -> None:
 
 def test_every_shipped_recipe_is_valid_and_v1_is_the_published_one() -> None:
     shipped = {name: load_recipe({"recipe": name}) for name in recipes()}
-    assert set(shipped) == {"ko-colbert-v1", "ko-reranker-v1", "ko-reranker-v2", "mini", "tiny", "tiny-colbert"}
+    assert set(shipped) == {
+        *("ko-colbert-v1", "ko-generative-v1", "ko-reranker-v1", "ko-reranker-v2"),
+        *("mini", "tiny", "tiny-colbert", "tiny-generative"),
+    }
     v1 = shipped["ko-reranker-v1"]
     assert (v1.base_model, v1.learning_rate, v1.precision) == ("BAAI/bge-reranker-large", 5e-6, "fp16")
     assert (v1.epochs, v1.batch_queries, v1.group_size, v1.max_length, v1.weight_decay) == (3, 32 * 4, 3, 512, 0.01)
@@ -104,7 +107,7 @@ def test_every_shipped_recipe_is_valid_and_v1_is_the_published_one() -> None:
 @pytest.mark.parametrize(
     ("hyperparameters", "message"),
     [
-        ({"recipe": "huge"}, "no recipe 'huge'; there are ko-colbert-v1, ko-reranker-v1"),
+        ({"recipe": "huge"}, "no recipe 'huge'; there are ko-colbert-v1, ko-generative-v1"),
         ({"lr": "1e-4"}, "Unknown hyperparameter 'lr'; known are recipe, base_model, learning_rate"),
         ({"learning_rate": "fast"}, "learning_rate = 'fast'"),
         ({"learning_rate": "nan"}, "learning_rate"),

@@ -357,7 +357,7 @@ def test_a_run_gets_better_on_held_out_queries_and_says_what_it_fitted(records, 
     assert (settings["family"], settings["recipe"]) == ("late_interaction", "tiny-colbert")
     assert settings["calibration"]["queries"] == 60
     assert json.loads((folders.model / "run_card.json").read_text())["calibration"] == settings["calibration"]
-    assert "Fitted on dev: calibration" in capsys.readouterr().out
+    assert "On dev: calibration" in capsys.readouterr().out
 
     # Scored as it was trained: dev's MRR and the middle of the calibration are those of the ranker.
     ranker = load_ranker(folders.model)
@@ -422,11 +422,14 @@ def test_a_model_goes_on_from_its_own_projection(records, tmp_path) -> None:
 @pytest.mark.parametrize(
     ("hyperparameters", "message"),
     [
-        ({"recipe": "tiny-colbert", "family": "colbert"}, "family = 'colbert' must be one of cross_encoder, late_interaction"),
+        (
+            {"recipe": "tiny-colbert", "family": "colbert"},
+            "'colbert' must be one of cross_encoder, late_interaction, gen",
+        ),
         ({"recipe": "ko-colbert-v1", "temperature": "0"}, "temperature = '0' must be a number above 0"),
         ({"recipe": "ko-colbert-v1", "query_length": "4"}, "query_length = '4' must be a whole number of at least 8"),
-        ({"recipe": "tiny", "temperature": "0.5"}, "temperature is of late interaction"),
-        ({"recipe": "tiny", "in_batch_negatives": "true"}, "in_batch_negatives is of late interaction"),
+        ({"recipe": "tiny", "temperature": "0.5"}, "temperature is of family late_interaction, and this one is cross_encoder"),
+        ({"recipe": "tiny", "in_batch_negatives": "true"}, "in_batch_negatives is of family late_interaction"),
         ({"recipe": "tiny-colbert", "in_batch_negatives": "true", "batch_queries": "1"}, "needs batch_queries of 2 or more"),
         ({"recipe": "tiny-colbert", "in_batch_negatives": "some"}, "in_batch_negatives = 'some' must be true or false"),
     ],

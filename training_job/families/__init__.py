@@ -12,11 +12,15 @@ from typing import cast
 
 import torch
 
-from ko_reranker.rankers.folders import FAMILY, LATE_INTERACTION
+from ko_reranker.rankers.folders import FAMILY, GENERATIVE, LATE_INTERACTION
 from ko_reranker.recipes import Recipe
 from training_job.loop.family import TrainedFamily
 
-_MODULES = {FAMILY: "cross_encoder:CrossEncoder", LATE_INTERACTION: "late_interaction:LateInteraction"}
+_MODULES = {
+    FAMILY: "cross_encoder:CrossEncoder",
+    LATE_INTERACTION: "late_interaction:LateInteraction",
+    GENERATIVE: "generative:GenerativeReranker",
+}
 
 
 def load_family(folder: Path, recipe: Recipe, device: torch.device) -> TrainedFamily:

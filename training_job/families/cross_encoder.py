@@ -54,7 +54,7 @@ class CrossEncoder:
         """Return the groups' cross-entropy, or their divergence from the teacher's logits."""
         return group_loss(logits, groups, distillation_weight=self._share, temperature=self._temperature)
 
-    def calibrate(self, batches: Sequence[Sequence[Group]]) -> dict[str, Any]:
+    def finish(self, batches: Sequence[Sequence[Group]], dev_mrr: float | None) -> dict[str, Any]:
         """Return nothing: a logit is what it is."""
         return {}
 

@@ -159,7 +159,7 @@ class LateInteraction:
             others=others,
         )
 
-    def calibrate(self, batches: Sequence[Sequence[Group]]) -> dict[str, Any]:
+    def finish(self, batches: Sequence[Sequence[Group]], dev_mrr: float | None) -> dict[str, Any]:
         """Return scale and offset that turn the mean of a query's best matches into a logit, fitted on dev."""
         if not batches:
             return {"calibration": asdict(Calibration())}

@@ -49,7 +49,7 @@ class DevSet:
             for groups in micro_batches(mine, budget):
                 logits = family.logits(groups, step=0).float().cpu()
                 loss += group_loss(logits, groups).item()
-                reciprocal += sum(map(_reciprocal_rank, logits.split([len(group.pairs) for group in groups])))
+                reciprocal += sum(map(reciprocal_rank, logits.split([len(group.pairs) for group in groups])))
         family.model.train()
         loss, reciprocal = worker.all_reduce(loss, reciprocal)
         return {"dev_loss": loss / len(self.chosen), "dev_mrr": reciprocal / len(self.chosen)}
@@ -64,6 +64,6 @@ class DevSet:
         return make_group(self._encode, index, record, 0, negatives)
 
 
-def _reciprocal_rank(logits: torch.Tensor) -> float:
-    # A tie counts as lost: a model that finds all passages alike knows nothing.
+def reciprocal_rank(logits: torch.Tensor) -> float:
+    """Return 1 / the place of a group's first passage. A tie counts as lost: a model that finds all alike knows nothing."""
     return 1 / (1 + int((logits[1:] >= logits[0]).sum()))

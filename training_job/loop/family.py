@@ -60,11 +60,18 @@ class TrainedFamily(Protocol):
         """Return the sum of the groups' losses."""
         ...
 
-    def calibrate(self, batches: Sequence[Sequence[Group]]) -> dict[str, Any]:
-        """Return what is fitted on dev when the weights are final, for reranker.json and the run card.
+    def finish(self, batches: Sequence[Sequence[Group]], dev_mrr: float | None) -> dict[str, Any]:
+        """Bring the model into the form that is saved when the weights are final; return what dev says of it.
 
         Args:
             batches: dev's groups, as many of them together as are to be computed at once; none where there is no dev.
+            dev_mrr: what these weights reached there, before.
+
+        Returns:
+            For reranker.json and the run card.
+
+        Raises:
+            JobError: in that form it is of no use.
         """
         ...
 
@@ -73,6 +80,6 @@ class TrainedFamily(Protocol):
 
         Args:
             folder: is there.
-            settings: of reranker.json, what `calibrate` returned among them.
+            settings: of reranker.json, what `finish` returned among them.
         """
         ...

@@ -12,6 +12,7 @@ from typing import TypeVar
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from ko_reranker.data.records import TrainingRecord
 from ko_reranker.engine import Item
@@ -226,6 +227,25 @@ def group_loss(
         share = listening * distillation_weight
         losses = (1 - share) * losses + share * divergence
     return losses.sum()
+
+
+def binary_loss(logits: torch.Tensor, groups: Sequence[Group]) -> torch.Tensor:
+    """Return the sum of the groups' binary cross-entropies: is each passage relevant, by itself?
+
+    It pins the level of the scores, which a softmax does not see: 0 is where a passage is as likely the positive as a negative.
+    Positive and negatives weigh alike, a half each, whatever the size of the group; a group of one adds nothing.
+
+    Args:
+        logits: (pairs,), group after group.
+        groups: what they are of.
+    """
+    weights, signs = [], []
+    for group in groups:
+        negatives = len(group.pairs) - 1
+        weights += [0.5 * bool(negatives), *[0.5 / negatives for _ in range(negatives)]]
+        signs += [1.0, *[-1.0] * negatives]
+    losses = F.softplus(-logits.new_tensor(signs, dtype=torch.float32) * logits.float())
+    return (logits.new_tensor(weights, dtype=torch.float32) * losses).sum()
 
 
 def _min_max(scores: torch.Tensor, present: torch.Tensor) -> torch.Tensor:

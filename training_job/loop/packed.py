@@ -100,13 +100,11 @@ class PackedEncoder:
         embeddings: Any = model.get_input_embeddings()
         self._words: torch.Tensor = embeddings.weight  # (vocabulary, hidden)
         self._first_position, self._padding_id = first_position(model), padding_index(model)
-        for index, (name, module) in enumerate(list(model.named_modules())):
-            if type(module) is nn.Dropout:
-                model.set_submodule(name, RecordDropout(module.p, self, index).train(module.training))
-            elif type(module) is nn.Linear and torch.backends.mkldnn.is_available():
-                model.set_submodule(name, OneDnnLinear(module))
-            elif hasattr(module, "is_causal"):  # attention, which asks what is being computed
-                module.packed, module.index = self, index
+        replace_modules(model, self)
+        for index, module in enumerate(model.modules()):
+            if hasattr(module, "is_causal"):  # attention, which asks what is being computed
+                attention: Any = module
+                attention.packed, attention.index = self, index
         layers = _layers(model)
         self._takes_firsts = reads == "first"
         if self._takes_firsts and hasattr(layers[-1], "attention"):  # BERT and its kin
@@ -123,27 +121,47 @@ class PackedEncoder:
         packed = pack(items, first_position=self._first_position, padding_id=self._padding_id)
         self.batch, self.streams = packed.to(self._words.device), [(self._seed, *stream) for stream in streams]
         types = {} if self.batch.types is None else {"token_type_ids": self.batch.types[None]}
-        embedded, positions = self._embed(packed.ids.long()), self.batch.positions.long()
+        embedded, positions = look_up(self._words, packed.ids.long()), self.batch.positions.long()
         states: torch.Tensor = self.body(inputs_embeds=embedded[None], position_ids=positions[None], **types).last_hidden_state
         states = states.flatten(0, 1)
         return states[self.batch.firsts] if self._takes_firsts else states
 
-    def _embed(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Look the tokens up, (tokens, hidden), so that the gradient touches their rows and not the whole vocabulary's."""
-        distinct, where = tokens.unique(return_inverse=True)
-        distinct, where = distinct.to(self._words.device), where.to(self._words.device)
-        rows = self._words.detach()[distinct]
-        if torch.is_grad_enabled() and self._words.requires_grad:
 
-            def hand_on(rows: torch.Tensor) -> None:
-                if self._words.grad is None:
-                    self._words.grad = torch.zeros_like(self._words)
-                assert rows.grad is not None  # noqa: S101 - the hook runs once it is there
-                self._words.grad.index_add_(0, distinct, rows.grad)
-                rows.grad = None
+def replace_modules(model: nn.Module, packed: Packed) -> None:
+    """Put dropout that is a sequence's own, and oneDNN's products, in the place of PyTorch's, under the same names.
 
-            rows.requires_grad_().register_post_accumulate_grad_hook(hand_on)
-        return F.embedding(where, rows)
+    Args:
+        model: of `transformers`.
+        packed: knows what is being computed.
+    """
+    for index, (name, module) in enumerate(list(model.named_modules())):
+        if type(module) is nn.Dropout:
+            model.set_submodule(name, RecordDropout(module.p, packed, index).train(module.training))
+        elif type(module) is nn.Linear and torch.backends.mkldnn.is_available():
+            model.set_submodule(name, OneDnnLinear(module))
+
+
+def look_up(words: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+    """Look tokens up, (tokens, hidden), so that the gradient touches their rows and not the whole vocabulary's.
+
+    Args:
+        words: (vocabulary, hidden); a parameter.
+        tokens: int64, (tokens,), on any device.
+    """
+    distinct, where = tokens.unique(return_inverse=True)
+    distinct, where = distinct.to(words.device), where.to(words.device)
+    rows = words.detach()[distinct]
+    if torch.is_grad_enabled() and words.requires_grad:
+
+        def hand_on(rows: torch.Tensor) -> None:
+            if words.grad is None:
+                words.grad = torch.zeros_like(words)
+            assert rows.grad is not None  # noqa: S101 - the hook runs once it is there
+            words.grad.index_add_(0, distinct, rows.grad)
+            rows.grad = None
+
+        rows.requires_grad_().register_post_accumulate_grad_hook(hand_on)
+    return F.embedding(where, rows)
 
 
 class PackedClassifier:

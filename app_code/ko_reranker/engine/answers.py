@@ -43,7 +43,7 @@ class ChoiceHead:
 
     def __call__(self, states: torch.Tensor, items: Sequence[Item]) -> np.ndarray:
         """Return the logits, (sequences, answers), of sequences of which the last token is read."""
-        return _capped(F.linear(states.float(), self.rows, self.bias), self.cap).cpu().numpy()
+        return choice_logits(states, self.rows, self.bias, self.cap).cpu().numpy()
 
 
 class AnswerHead(ChoiceHead):
@@ -51,8 +51,22 @@ class AnswerHead(ChoiceHead):
 
     def __call__(self, states: torch.Tensor, items: Sequence[Item]) -> np.ndarray:
         """Return the first answer's logits less the second one's, (sequences,)."""
-        logits = super().__call__(states, items)
-        return logits[:, 0] if len(self.rows) == 1 else logits[:, 0] - logits[:, 1]
+        return answer_logits(states, self.rows, self.bias, self.cap).cpu().numpy()
+
+
+def choice_logits(
+    states: torch.Tensor, rows: torch.Tensor, bias: torch.Tensor | None = None, cap: float | None = None
+) -> torch.Tensor:
+    """Return float32, (sequences, answers): what `ChoiceHead` gives, with a gradient where one is wanted."""
+    return _capped(F.linear(states.float(), rows.float(), None if bias is None else bias.float()), cap)
+
+
+def answer_logits(
+    states: torch.Tensor, rows: torch.Tensor, bias: torch.Tensor | None = None, cap: float | None = None
+) -> torch.Tensor:
+    """Return float32, (sequences,): what `AnswerHead` gives, with a gradient where one is wanted."""
+    logits = choice_logits(states, rows, bias, cap)
+    return logits[:, 0] if len(rows) == 1 else logits[:, 0] - logits[:, 1]
 
 
 class GreedyHead:

@@ -99,7 +99,7 @@ class Causal:
             key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
         scores = torch.matmul(query * self.scale, key.transpose(2, 3)).float()
         if self.cap is not None:
-            scores = scores.div_(self.cap).tanh_().mul_(self.cap)
+            scores = scores.div_(self.cap).tanh_() * self.cap  # not in place: the gradient of tanh is made of what it gave
         if mask is not None:
             scores.masked_fill_(~mask, -torch.inf)
         return torch.matmul(scores.softmax(-1).to(value.dtype), value)
@@ -147,6 +147,7 @@ def _bounds(lengths: Sequence[int], device: torch.device) -> torch.Tensor:
 
 
 @functools.lru_cache(maxsize=16)
+@torch.inference_mode(False)  # a gradient may need what scoring left here
 def _visible(size: int, window: int | None, device: torch.device) -> torch.Tensor:
     """Return which token sees which: bool, (size, size)."""
     seen = torch.ones(size, size, dtype=torch.bool, device=device).tril()

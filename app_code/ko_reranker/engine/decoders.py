@@ -7,7 +7,8 @@ and tokens that sequences share are computed once. All of it is exact.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -33,6 +34,15 @@ DECODERS = ("llama", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text")
 _DEPENDS_ON_LENGTH = ("dynamic", "longrope")
 # cos and sin of every token's position, (tokens, head size) each.
 _Rotary = tuple[torch.Tensor, torch.Tensor]
+# From linear layers of the same input to one whose outputs follow each other.
+Join = Callable[..., Dense]
+
+
+def joined(*linears: nn.Linear) -> Dense:
+    """Return linear layers of the same input as one product, without a gradient."""
+    weights: list[torch.Tensor] = [linear.weight for linear in linears]
+    biases: list[torch.Tensor] = [linear.bias for linear in linears if linear.bias is not None]
+    return make_dense(torch.cat(weights), torch.cat(biases) if biases else None)
 
 
 def check_decoder(config: Any) -> None:
@@ -52,34 +62,41 @@ def check_decoder(config: Any) -> None:
 
 
 class Decoder:
-    """Llama, Qwen2, Qwen3, and Gemma 1 to 3 for text.
+    """Llama, Qwen2, Qwen3, and Gemma 1 to 3 for text. Its states have a gradient where the joined layers have one.
 
     Args:
         model: of a type in `DECODERS`, loaded, on its device, in its floating type; with a head or without.
+        join: makes one layer of those that read the same.
+
+    Attributes:
+        words: looks tokens up, (tokens, hidden) of (tokens,).
+        layers: in order.
 
     Raises:
         ValueError: it cannot be computed here.
     """
 
-    def __init__(self, model: PreTrainedModel) -> None:
+    def __init__(self, model: PreTrainedModel, join: Join = joined) -> None:
         config = model.config
         # The architecture's own module, of whose attributes PyTorch's types say only that they are tensors or modules.
         body: Any = model.base_model
         check_decoder(config)
-        self.words, self.rotary = body.embed_tokens, body.rotary_emb
+        self.words: Callable[[torch.Tensor], torch.Tensor] = body.embed_tokens
+        self.rotary = body.rotary_emb
         # Gemma 3 rotates the tokens of its windowed layers by other frequencies.
         self.kinds: list[str | None] = sorted(set(config.layer_types)) if config.model_type == "gemma3_text" else [None]
         self.layers = [
             _Layer(
                 layer,
                 config,
+                join,
                 kind=None if self.kinds == [None] else config.layer_types[number],
                 last=number == config.num_hidden_layers - 1,
             )
             for number, layer in enumerate(body.layers[: config.num_hidden_layers])
         ]
         self.norm = _Norm(body.norm, config)
-        weight: torch.Tensor = self.words.weight
+        weight: torch.Tensor = body.embed_tokens.weight
         self.device, self.dtype = weight.device, weight.dtype
 
     def __call__(
@@ -106,19 +123,35 @@ class Decoder:
             before: what this gave of the tokens that come before them, which are among those that are returned; None for none.
         """
         batch = pack([Item(ids)], first_position=0 if before is None else len(before[0][0])).to(self.device)
+        (found,) = self.states_of_prefixes(batch, [before])
+        if before is None:
+            return found
+        return [
+            (torch.cat([earlier[0], key]), torch.cat([earlier[1], value]))
+            for earlier, (key, value) in zip(before, found, strict=True)
+        ]
+
+    def states_of_prefixes(
+        self, batch: PackedBatch, prefixes: Sequence[Sequence[LayerStates] | None]
+    ) -> list[list[LayerStates]]:
+        """Return of each sequence keys and values of each layer, as `prefix_states` does of one.
+
+        Args:
+            batch: no sequence is empty; positions count from 0, or from behind the prefix.
+            prefixes: of each sequence, what comes before it, which is not returned again; None for nothing.
+        """
         states, cos_sin = self._start(batch)
         kept = []
         for number, layer in enumerate(self.layers[:-1]):
-            states, own = layer(states, cos_sin[layer.kind], batch, [None if before is None else before[number]], [])
+            behind = [None if prefix is None else prefix[number] for prefix in prefixes]
+            states, own = layer(states, cos_sin[layer.kind], batch, behind, [])
             kept.append(own)
         last = self.layers[-1]
         kept.append(last.key_and_value(last.input_norm(states), cos_sin[last.kind]))
-        if before is None:
-            # Apart from the products that they are parts of, which would be kept with them.
-            return [(key.clone(), value.clone()) for key, value in kept]
+        # Apart from the products that they are parts of, which would be kept with them.
         return [
-            (torch.cat([earlier[0], key]), torch.cat([earlier[1], value]))
-            for earlier, (key, value) in zip(before, kept, strict=True)
+            [(key[start:end].clone(), value[start:end].clone()) for key, value in kept]
+            for start, end in itertools.pairwise(batch.offsets)
         ]
 
     def _start(self, batch: PackedBatch) -> tuple[torch.Tensor, dict[str | None, _Rotary]]:
@@ -133,7 +166,7 @@ class Decoder:
 
 
 class _Layer:
-    def __init__(self, layer: Any, config: Any, *, kind: str | None, last: bool) -> None:
+    def __init__(self, layer: Any, config: Any, join: Join, *, kind: str | None, last: bool) -> None:
         attention, gated = layer.self_attn, layer.mlp
         self.kind, self.last = kind, last
         self.heads, self.key_heads = config.num_attention_heads, config.num_key_value_heads
@@ -141,17 +174,17 @@ class _Layer:
         self.attend = Causal(attention.scaling, getattr(attention, "sliding_window", None), cap)
         self.query_size = attention.q_proj.weight.shape[0]
         if last:
-            self.query, self.rest = _joined(attention.q_proj), _joined(attention.k_proj, attention.v_proj)
+            self.query, self.rest = join(attention.q_proj), join(attention.k_proj, attention.v_proj)
         else:
-            self.inputs = _joined(attention.q_proj, attention.k_proj, attention.v_proj)
-        self.output = _joined(attention.o_proj)
+            self.inputs = join(attention.q_proj, attention.k_proj, attention.v_proj)
+        self.output = join(attention.o_proj)
         self.query_norm, self.key_norm = (
             _Norm(getattr(attention, name), config) if hasattr(attention, name) else None for name in ("q_norm", "k_norm")
         )
         self.attended_norm: _Norm | None = None
         self.down_norm: _Norm | None = None
         self.activation = ACT2FN[getattr(config, "hidden_activation", None) or config.hidden_act]
-        self.up, self.down = _joined(gated.gate_proj, gated.up_proj), _joined(gated.down_proj)
+        self.up, self.down = join(gated.gate_proj, gated.up_proj), join(gated.down_proj)
         self.input_norm = _Norm(layer.input_layernorm, config)
         # Of four norms the second comes behind the attention, of two before what follows it.
         second = _Norm(layer.post_attention_layernorm, config)
@@ -206,18 +239,21 @@ class _Norm:
     """RMSNorm, in fp32; Gemma's weights are counted from 1."""
 
     def __init__(self, norm: Any, config: Any) -> None:
-        self.weight: torch.Tensor = norm.weight.float() + (1.0 if config.model_type.startswith("gemma") else 0.0)
+        self.weight: torch.Tensor = norm.weight
+        self.counts_from_one = config.model_type.startswith("gemma")
         self.epsilon: float = config.rms_norm_eps
 
     def __call__(self, rows: torch.Tensor) -> torch.Tensor:
-        return F.rms_norm(rows.float(), self.weight.shape, self.weight, self.epsilon).to(rows.dtype)
+        # Of the weight as it is now: it may be in training.
+        weight = self.weight.float() + 1.0 if self.counts_from_one else self.weight.float()
+        return F.rms_norm(rows.float(), weight.shape, weight, self.epsilon).to(rows.dtype)
 
 
-def _joined(*linears: nn.Linear) -> Dense:
-    """Return linear layers of the same input as one, whose outputs follow each other."""
-    weights: list[torch.Tensor] = [linear.weight for linear in linears]
-    biases: list[torch.Tensor] = [linear.bias for linear in linears if linear.bias is not None]
-    return make_dense(torch.cat(weights), torch.cat(biases) if biases else None)
+def pack_behind_prefixes(items: Sequence[Item]) -> PackedBatch:
+    """Lay sequences end to end without their prefixes, behind which their positions count."""
+    batch = pack([Item(item.ids) for item in items])
+    starts = torch.tensor([item.tokens - len(item.ids) for item in items], dtype=torch.int32)
+    return replace(batch, positions=batch.positions + starts.repeat_interleave(batch.boundaries.diff()))
 
 
 class DecoderForward:
@@ -235,8 +271,6 @@ class DecoderForward:
     def __call__(self, items: Sequence[Item]) -> tuple[Results, int]:
         """Return the items' results, and how many tokens were computed, those of a prefix with the item that leads."""
         prefixes = [None if item.prefix is None else item.prefix.states(self.decoder.prefix_states) for item in items]
-        batch = pack([Item(item.ids) for item in items])
-        starts = torch.tensor([item.tokens - len(item.ids) for item in items], dtype=torch.int32)
-        batch = replace(batch, positions=batch.positions + starts.repeat_interleave(batch.boundaries.diff()))
-        states = self.decoder(batch.to(self.decoder.device), prefixes, [item.read for item in items])
+        batch = pack_behind_prefixes(items).to(self.decoder.device)
+        states = self.decoder(batch, prefixes, [item.read for item in items])
         return self.head(states, items), sum(map(len, items))

@@ -6,12 +6,24 @@ Standard library only: the function that checks an execution's input reads recip
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from typing import Annotated, Any, Literal
 
 from ko_reranker.checked import Limits, read
 
 DEFAULT_RECIPE = "ko-reranker-v2"
+# Those of the shipped prompts that ask for an answer about one document.
+PromptName = Literal[
+    "bge-reranker-v2-gemma", "general-en", "general-ko", "mxbai-rerank-v2", "qwen3-reranker", "qwen3-reranker-evaluation"
+]
+# Settings of one family alone.
+_OF_FAMILIES = {
+    "late_interaction": ("temperature", "query_length", "projection_dim", "in_batch_negatives"),
+    "generative": (
+        *("prompt", "instruction", "binary_weight"),
+        *("tuning", "lora_rank", "lora_alpha", "lora_dropout"),
+    ),
+}
 
 
 class RecipeError(ValueError):
@@ -26,7 +38,7 @@ class Recipe:
     whatever the number of workers and `micro_batch_tokens`, which only change how many rounds of accumulation it takes.
 
     Attributes:
-        base_model: hub id, s3:// prefix, folder, or sample:tiny.
+        base_model: hub id, s3:// prefix, folder, or sample:tiny; for a generative one sample:tiny-decoder.
         warmup_fraction: share of the steps over which the learning rate rises.
         batch_queries: queries per optimiser step, over all workers.
         micro_batch_tokens: tokens a worker computes at once, in whole groups; memory goes by it.
@@ -38,13 +50,20 @@ class Recipe:
         dev_queries: queries of dev.jsonl to look at after each epoch; 0 looks at none.
         early_stop_patience: epochs without a better MRR on dev before it stops; 0 never stops.
         instance_usd_per_hour: what one instance costs you, for the run card; 0 is unknown.
-        family: how query and passage are read: together, by a cross-encoder, or apart, by late interaction (ColBERT). What
-            follows is of late interaction alone.
-        temperature: what MaxSim is divided by before the softmax: 0.02 of a mean over the query's tokens, 1 of a sum.
-        query_length: tokens per query; max_length is then what a passage has.
-        projection_dim: channels of a token's vector, where the base has no projection yet.
-        in_batch_negatives: compare a query with the passages of all queries of the step, over all workers, not with its own
-            alone; costs one more forward pass.
+        family: how query and passage are read: together, by a cross-encoder, apart, by late interaction (ColBERT), or in a
+            prompt, by a generative model.
+        temperature: of late interaction, what MaxSim is divided by before the softmax: 0.02 of a mean over the query's tokens,
+            1 of a sum.
+        query_length: of late interaction, tokens per query; max_length is then what a passage has.
+        projection_dim: of late interaction, channels of a token's vector, where the base has no projection yet.
+        in_batch_negatives: of late interaction, compare a query with the passages of all queries of the step, over all workers,
+            not with its own alone; costs one more forward pass.
+        prompt: of generative models, a prompt that comes with the library; None for what the base says that it reads.
+        instruction: of generative models, what is asked for; None for the prompt's own.
+        binary_weight: of generative models, the share of the loss that asks of each passage by itself whether it is relevant,
+            which pins the level of the scores; 0 looks at differences alone.
+        tuning: of generative models, whether adapters of low rank are trained and the base stays as it is, or all is trained.
+        lora_rank, lora_alpha, lora_dropout: of the adapters; what they add is multiplied by lora_alpha / lora_rank.
     """
 
     name: str
@@ -68,11 +87,18 @@ class Recipe:
     checkpoint_every_steps: Annotated[int, Limits(least=1)]
     log_every_steps: Annotated[int, Limits(least=1)]
     instance_usd_per_hour: Annotated[float, Limits(least=0)]
-    family: Literal["cross_encoder", "late_interaction"] = "cross_encoder"
+    family: Literal["cross_encoder", "late_interaction", "generative"] = "cross_encoder"
     temperature: Annotated[float, Limits(above=0)] = 1.0
     query_length: Annotated[int, Limits(least=8, most=8192)] = 64
     projection_dim: Annotated[int, Limits(least=8, most=4096)] = 128
     in_batch_negatives: bool = False
+    prompt: PromptName | None = None
+    instruction: str | None = None
+    binary_weight: Annotated[float, Limits(least=0, most=1)] = 0.2
+    tuning: Literal["lora", "full"] = "lora"
+    lora_rank: Annotated[int, Limits(least=1, most=1024)] = 16
+    lora_alpha: Annotated[float, Limits(above=0)] = 32.0
+    lora_dropout: Annotated[float, Limits(least=0, below=1)] = 0.05
 
 
 def changed(recipes: Mapping[str, Mapping[str, Any]], hyperparameters: Mapping[str, str]) -> Recipe:
@@ -107,16 +133,16 @@ def contradictions(recipe: Recipe) -> list[str]:
     """Return what of a recipe does not go together, a sentence each."""
     problems = []
     if recipe.early_stop_patience and not recipe.dev_queries:
-        problems += ["early_stop_patience needs dev_queries: what is not looked at can't stop the run"]
-    apart = recipe.family == "late_interaction"
-    if recipe.temperature != 1 and not apart:
-        problems += ["temperature is of late interaction: a cross-encoder's logits are taken as they are"]
-    if recipe.in_batch_negatives and not apart:
-        problems += [
-            "in_batch_negatives is of late interaction: a cross-encoder would have to read every query with every passage"
-        ]
+        problems.append("early_stop_patience needs dev_queries: what is not looked at can't stop the run")
+    defaults = {field.name: field.default for field in fields(recipe) if field.default is not MISSING}
+    set_ = [name for name, default in defaults.items() if getattr(recipe, name) != default]
+    for family, names in _OF_FAMILIES.items():
+        if recipe.family != family and (others := [name for name in set_ if name in names]):
+            problems.append(f"{', '.join(others)} is of family {family}, and this one is {recipe.family}: leave it out")
     if recipe.in_batch_negatives and recipe.batch_queries < 2:
-        problems += ["in_batch_negatives needs batch_queries of 2 or more: a query alone has nobody else's passages"]
+        problems.append("in_batch_negatives needs batch_queries of 2 or more: a query alone has nobody else's passages")
+    if recipe.tuning == "full" and (others := [name for name in set_ if name.startswith("lora_")]):
+        problems.append(f"{', '.join(others)} is of tuning lora, and this one is full: leave it out")
     return problems
 
 

@@ -1,4 +1,4 @@
-"""A late-interaction model is trained, evaluated, let through the gate and released as a cross-encoder is."""
+"""A model of any family is trained, evaluated, let through the gate and released as a cross-encoder is."""
 
 from __future__ import annotations
 
@@ -24,7 +24,10 @@ from journey import SETTINGS
 pytestmark = pytest.mark.slow
 
 
-def test_the_state_machine_trains_gates_and_releases_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("recipe", "base_model"), [("tiny-colbert", "sample:tiny"), ("tiny-generative", "sample:tiny-decoder")]
+)
+def test_the_state_machine_trains_gates_and_releases_one(recipe: str, base_model: str, tmp_path: Path) -> None:
     project = Project.find(PROJECT)
     with LocalCloud(tmp_path, free_port(), free_port()) as cloud:
         stage = deploying.deploy_local_stage(project, cloud)
@@ -38,7 +41,7 @@ def test_the_state_machine_trains_gates_and_releases_one(tmp_path: Path) -> None
         arn = executions.start(
             stage,
             "RetrainStateMachine",
-            {"dataset": "some", "recipe": "tiny-colbert", "base_model": "sample:tiny", "hyperparameters": {"epochs": "2"}},
+            {"dataset": "some", "recipe": recipe, "base_model": base_model, "hyperparameters": {"epochs": "2"}},
         )
         for _ in executions.follow(stage, arn, poll_seconds=0.5):
             pass
