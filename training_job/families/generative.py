@@ -183,8 +183,8 @@ def _read_base(folder: Path, recipe: Recipe) -> tuple[Generative, Prompt, str]:
         text = beside.read_text(encoding="utf-8") if beside.is_file() else written_out(folder, name)[PROMPT_FILE]
     if not isinstance(prompt, Prompt) or prompt.positive is None:
         raise said.source.refused(
-            f"reads a prompt for {prompt.method} ranking, and what is trained is the answer to one for pointwise: say one in the "
-            "recipe (prompt), such as general-ko."
+            f"reads a prompt for {prompt.method} ranking, and what is trained is the answer to one for pointwise: name one in "
+            "the recipe (prompt), such as general-ko."
         )
     if recipe.instruction is not None:
         if not prompt.instructed:
