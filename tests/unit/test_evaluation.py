@@ -479,3 +479,11 @@ def test_a_picture_of_paths_is_the_same_for_the_same_figures_and_runs_no_script(
     picture = plots.paths("Seconds", points, x_title="per cent", highest=3.0)
     assert picture == plots.paths("Seconds", points, x_title="per cent", highest=3.0)
     assert "<script" not in picture and "per cent" in picture and "other" in picture
+
+
+@pytest.mark.parametrize("milliseconds", [(0.03, 2_000.0), (7.0, 7.0), (10.0, 10.0)])
+def test_a_picture_of_places_has_every_row_with_its_interval(milliseconds: tuple[float, float]) -> None:
+    interval = {"mean": 0.7, "low": 0.6, "high": 0.8}
+    points = {name: (ms, interval) for name, ms in zip(("one", "other"), milliseconds, strict=True)}
+    picture = plots.places("Quality", points, x_title="ms")
+    assert picture.count("<circle") == 6 and "nan" not in picture.lower() and ">other</text>" in picture

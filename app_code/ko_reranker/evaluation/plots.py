@@ -76,15 +76,16 @@ def places(title: str, points: Mapping[str, tuple[float, Mapping[str, float]]], 
 
     ends = [math.log10(quantity) for quantity, _ in points.values()]
     span = (math.floor(min(ends)), math.ceil(max(ends)) + (max(ends) == math.floor(min(ends))))
-    options = _options(title, height=360)
+    columns = 3
     chart = pygal.XY(
-        **options,
+        **_options(title, height=330 + 26 * math.ceil(len(points) / columns)),
         range=(0, 1),
         xrange=span,
         x_title=x_title,
-        x_value_formatter=lambda place: f"{10**place:,.4g}",
+        x_value_formatter=lambda place: f"{10**place:,.0f}" if place >= 0 else f"{10**place:g}",
         legend_at_bottom=True,
-        legend_at_bottom_columns=3,
+        legend_at_bottom_columns=columns,
+        margin_bottom=40,  # it takes the axis's title for none of its own height
     )
     chart.x_labels = list(range(span[0], span[1] + 1))
     for name, (quantity, interval) in points.items():
