@@ -1,4 +1,4 @@
-"""The CDK app: `cdk synth|deploy -c stage=local|dev|prod [-c section.key=value …]`."""
+"""The CDK app: `cdk synth|deploy -c stage=local|dev|prod [-c section.key=value …] [-c nist=true]`."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import aws_cdk as cdk
 import cdk_nag
 
 from cdk.constructs.role_bounds import bound_roles
+from cdk.nist import add_nist_checks
 from cdk.stacks.api import ApiStack
 from cdk.stacks.data import DataStack
 from cdk.stacks.edge import REGION as EDGE_REGION
@@ -74,6 +75,8 @@ def main() -> None:
     # Findings without an acknowledgement stop the synth; the variable leaves them out as it does the CDK's own check.
     if os.environ.get("CDK_VALIDATION") != "false":
         cdk.Validations.of(app).add_plugins(cdk_nag.AwsSolutionsChecks(app))
+        if app.node.try_get_context("nist") == "true":
+            add_nist_checks(app)
     # Whoever bounds roles has synthesised once before.
     app.synth(force=True)
 

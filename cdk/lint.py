@@ -1,6 +1,8 @@
-"""Check the stages' templates with cfn-lint, and their state machines with the ASL validator: part of `make lint`.
+"""Check templates with cfn-lint, and state machines with the ASL validator: part of `make lint`.
 
-python -m cdk.lint [local|dev|prod ...]
+Those of the stages, and of prod with settings that a platform team may ask for (`cdk/variants.py`).
+
+python -m cdk.lint [local|dev|prod|locked|everything ...]
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
+from cdk.variants import VARIANTS
 from ko_reranker.operations.project import Project
 from ko_reranker.operations.synthesis import Templates, state_machines, synthesise
 from ko_reranker.settings import Stage
@@ -53,13 +56,19 @@ def _run(command: Sequence[str]) -> str:
 def main() -> None:
     """Check the stages that the command line names, all of them when it names none; exit status 1 for a finding."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("stages", nargs="*", default=get_args(Stage), metavar="STAGE", help="local, dev or prod; default: all")
+    everything = [*get_args(Stage), *VARIANTS]
+    parser.add_argument("stages", nargs="*", default=everything, metavar="STAGE", help=f"{', '.join(everything)}; default: all")
     project, failed = Project.find(ROOT), False
-    for stage in parser.parse_args().stages:
-        # With its endpoint, which a stage has from its first model on.
-        templates = synthesise(project, stage, {"serving.enabled": "true"})
+    # Each with its endpoint, which a stage has from its first model on.
+    wanted = {**{stage: (stage, {"serving.enabled": "true"}) for stage in get_args(Stage)}}
+    wanted |= {name: ("prod", overrides) for name, overrides in VARIANTS.items()}
+    for name in parser.parse_args().stages:
+        if name not in wanted:
+            parser.error(f"there is no {name}: name some of {', '.join(wanted)}")
+        stage, overrides = wanted[name]
+        templates = synthesise(project, stage, overrides)
         found = findings(templates, project.settings(stage).region)
-        print(f"{stage}: {len(templates)} templates, {len(state_machines(templates))} state machines", *found, sep="\n")
+        print(f"{name}: {len(templates)} templates, {len(state_machines(templates))} state machines", *found, sep="\n")
         failed = failed or bool(found)
     sys.exit(failed)
 

@@ -7,47 +7,22 @@ import json
 from typing import Any
 
 import aws_cdk as cdk
-import cdk_nag
 import pytest
-from synthesis import CONTEXT, FLAGS, ROOT, Templates, synthesise
+from synthesis import CONTEXT, ROOT, Templates, synthesise
 from template_differences import machines
 from test_templates import resources
 
-from cdk.app import build
 from cdk.constructs.rate_rule import SECRET_HEADERS
+from cdk.variants import VARIANTS
 from ko_reranker.settings import SettingsError, load_settings
 
-KEY = "arn:aws:kms:ap-northeast-2:111122223333:key/11111111-2222-3333-4444-555555555555"
-FORMER = "arn:aws:kms:ap-northeast-2:111122223333:key/mrk-0123456789abcdef0123456789abcdef"
-BOUNDARY = "arn:aws:iam::111122223333:policy/platform/boundary"
-GIVEN = {
-    "serving.enabled": "true",
-    "identity.permissions_boundary": BOUNDARY,
-    "identity.role_path": "/ko-reranker/",
-    "identity.bootstrap_qualifier": "team1",
-    "tags": '{"cost-center": "4711", "Owner": "search"}',
-    "data.key_arn": KEY,
-    "data.former_key_arns": f'["{FORMER}"]',
-    # With the edge stack, whose references make the CDK add functions of its own.
-    "api.waf_requests_per_5_minutes": "2000",
-}
+GIVEN = VARIANTS["everything"]
+KEY, BOUNDARY = GIVEN["data.key_arn"], GIVEN["identity.permissions_boundary"]
+(FORMER,) = json.loads(GIVEN["data.former_key_arns"])
 
 
-@pytest.fixture(scope="module")
-def app() -> cdk.App:
-    return cdk.App(context=FLAGS)
-
-
-@pytest.fixture(scope="module")
-def demanding(app: cdk.App) -> Templates:
-    stacks = build(app, load_settings({**CONTEXT, "stage": "prod", **GIVEN}))
-    cdk.Validations.of(app).add_plugins(cdk_nag.AwsSolutionsChecks(app))
-    assembly = app.synth(force=True)
-    return {name: assembly.get_stack_by_name(stack.stack_name).template for name, stack in stacks.items()}
-
-
-def test_every_role_has_the_boundary_and_the_path(demanding: Templates) -> None:
-    roles = dict(resources(demanding, "AWS::IAM::Role"))
+def test_every_role_has_the_boundary_and_the_path(everything: Templates) -> None:
+    roles = dict(resources(everything, "AWS::IAM::Role"))
     assert len(roles) > 15
     for name, item in roles.items():
         found = (item["Properties"].get("PermissionsBoundary"), item["Properties"].get("Path"))
@@ -59,20 +34,23 @@ def test_a_stage_without_demands_has_neither(prod: Templates) -> None:
         assert not {"PermissionsBoundary", "Path"} & set(item["Properties"])
 
 
-def test_the_bootstrap_is_the_one_of_the_qualifier(demanding: Templates) -> None:
-    text = json.dumps(demanding)
+def test_the_bootstrap_is_the_one_of_the_qualifier(everything: Templates) -> None:
+    text = json.dumps(everything)
     assert "hnb659fds" not in text
     assert "cdk-team1-assets-" in text and "/cdk-bootstrap/team1/version" in text
 
 
-def test_jobs_models_and_configurations_have_the_tags_that_resources_have(app: cdk.App, demanding: Templates) -> None:
+def test_jobs_models_and_configurations_have_the_tags_that_resources_have(
+    checked_everything: tuple[Templates, cdk.App],
+) -> None:
+    everything, app = checked_everything
     tags = {"project": "ko-reranker", "stage": "prod", "cost-center": "4711", "Owner": "search"}
     stacks = [child for child in app.node.children if isinstance(child, cdk.Stack)]
     assert stacks and all(stack.tags.tag_values() == tags for stack in stacks)
     made = {
         state: body["Parameters"]["Tags"]
         for stack in ("pipeline", "serving")
-        for _, definition in machines(demanding[stack])
+        for _, definition in machines(everything[stack])
         for state, body in definition["States"].items()
         if "Tags" in body.get("Parameters", {})
     }
@@ -86,26 +64,26 @@ def test_jobs_models_and_configurations_have_the_tags_that_resources_have(app: c
     assert all({tag["Key"]: tag["Value"] for tag in found} == tags for found in made.values())
 
 
-def test_a_key_that_is_there_takes_the_place_of_ours_and_the_former_stays_readable(demanding: Templates) -> None:
-    assert not dict(resources(demanding, "AWS::KMS::Key"))
-    for _, item in resources({"data": demanding["data"]}, "AWS::DynamoDB::Table"):
+def test_a_key_that_is_there_takes_the_place_of_ours_and_the_former_stays_readable(everything: Templates) -> None:
+    assert not dict(resources(everything, "AWS::KMS::Key"))
+    for _, item in resources({"data": everything["data"]}, "AWS::DynamoDB::Table"):
         assert item["Properties"]["SSESpecification"]["KMSMasterKeyId"] == KEY
-    ((_, topic),) = list(resources(demanding, "AWS::SNS::Topic"))
+    ((_, topic),) = list(resources(everything, "AWS::SNS::Topic"))
     assert topic["Properties"]["KmsMasterKeyId"] == KEY
-    encrypted = [item for _, item in resources(demanding, "AWS::S3::Bucket") if KEY in json.dumps(item)]
+    encrypted = [item for _, item in resources(everything, "AWS::S3::Bucket") if KEY in json.dumps(item)]
     assert len(encrypted) == 1
-    policies = [item["Properties"]["PolicyDocument"] for _, item in resources(demanding, "AWS::IAM::Policy")]
+    policies = [item["Properties"]["PolicyDocument"] for _, item in resources(everything, "AWS::IAM::Policy")]
     uses = [s["Resource"] for p in policies for s in p["Statement"] if "kms:" in json.dumps(s["Action"])]
     assert uses and all(use == [KEY, FORMER] for use in uses)
 
 
 def test_what_a_web_acl_refuses_is_logged_without_the_headers_that_hold_keys(
-    demanding: Templates, monkeypatch: pytest.MonkeyPatch
+    everything: Templates, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    acls = [name for name, _ in resources(demanding, "AWS::WAFv2::WebACL")]
-    logged = [item["Properties"] for _, item in resources(demanding, "AWS::WAFv2::LoggingConfiguration")]
+    acls = [name for name, _ in resources(everything, "AWS::WAFv2::WebACL")]
+    logged = [item["Properties"] for _, item in resources(everything, "AWS::WAFv2::LoggingConfiguration")]
     assert len(acls) == len(logged) == 2
-    groups = {item["Properties"].get("LogGroupName") for _, item in resources(demanding, "AWS::Logs::LogGroup")}
+    groups = {item["Properties"].get("LogGroupName") for _, item in resources(everything, "AWS::Logs::LogGroup")}
     for item in logged:
         assert item["ResourceArn"]["Fn::GetAtt"][0] in acls
         hidden = {field["SingleHeader"]["Name"] for field in item["RedactedFields"]}
@@ -139,8 +117,8 @@ def test_the_images_repository_scans_and_lets_no_tag_change(prod: Templates) -> 
     assert rule["selection"]["tagStatus"] == "untagged", "a package of long ago needs its image"
 
 
-def test_no_output_holds_a_secret(demanding: Templates, prod: Templates, local: Templates) -> None:
-    for templates in (demanding, prod, local):
+def test_no_output_holds_a_secret(everything: Templates, prod: Templates, local: Templates) -> None:
+    for templates in (everything, prod, local):
         for stack in templates.values():
             for name, output in stack.get("Outputs", {}).items():
                 text = json.dumps(output["Value"])

@@ -1,4 +1,4 @@
-"""cdk-nag's AwsSolutions rules find nothing that isn't acknowledged with a reason."""
+"""cdk-nag's packs, AwsSolutions and NIST 800-53 R5, find nothing that isn't acknowledged with a reason."""
 
 from __future__ import annotations
 
@@ -7,21 +7,31 @@ from pathlib import Path
 import aws_cdk as cdk
 import cdk_nag
 import pytest
-from synthesis import CONTEXT, FLAGS
+from synthesis import Templates, checked
 
-from cdk.app import build, main
-from ko_reranker.settings import load_settings
+from cdk.app import main
+from cdk.nist import add_nist_checks
 
 
-# Browsers' questions are open methods, too: with them the stage opens all that it can.
+# Browsers' questions are open methods, too: with them the stage opens all that it can. What else can be asked for is in
+# cdk/variants.py, and checked as the fixtures are made.
 @pytest.mark.parametrize(
     ("stage", "changes"), [("prod", {"api.cors_origins": '["https://www.example.com"]'}), ("dev", {})], ids=["prod", "dev"]
 )
 def test_nothing_is_found_that_has_no_reason(stage: str, changes: dict[str, str]) -> None:
-    app = cdk.App(context=FLAGS)
-    build(app, load_settings({**CONTEXT, "stage": stage, "serving.enabled": "true", **changes}))
-    cdk.Validations.of(app).add_plugins(cdk_nag.AwsSolutionsChecks(app))
-    app.synth()  # raises with the report when a finding is left
+    checked(stage, **{"serving.enabled": "true"}, **changes)  # raises with the report when a finding is left
+
+
+def test_nor_in_what_a_platform_team_may_ask_for(everything: Templates, locked: Templates) -> None:
+    assert "network" in everything and "network" in locked
+
+
+def test_the_other_pack_is_looked_at_too() -> None:
+    app = cdk.App()
+    cdk.aws_s3.Bucket(cdk.Stack(app, "Open"), "Bucket", enforce_ssl=True)
+    add_nist_checks(app)
+    with pytest.raises(RuntimeError, match="ValidationFailed"):
+        app.synth()
 
 
 def test_the_rules_are_looked_at_at_all() -> None:
