@@ -37,7 +37,7 @@ else
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help test-aws setup run test test-slow test-gpu test-clients test-image test-sagemaker bench-api bench-engine bench-families bench-serving bench-training synth lock docs lint clean bench-pipeline mini-reranker
+.PHONY: help checkov test-aws setup run test test-slow test-gpu test-clients test-image test-sagemaker bench-api bench-engine bench-families bench-serving bench-training synth lock docs lint clean bench-pipeline mini-reranker
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 16
@@ -92,8 +92,12 @@ synth: setup  ## write the CloudFormation templates to cdk.out (STAGE=local|dev|
 lock: setup  ## write the image's locks anew, after a change of pyproject.toml or constraints.txt
 	$(BIN)/python image/lock.py
 
-docs: setup  ## write the lists of docs/api.md anew, after a change of the routes or dialects
+docs: setup  ## write the lists of docs/api.md and the picture of docs/architecture.md anew, after a change of what they show
 	$(BIN)/python docs/lists.py
+	$(BIN)/python docs/architecture.py
+
+checkov: setup  ## the templates of a locked stage and of one with everything on, by checkov, in an environment of its own
+	$(BIN)/python tests/checkov/run.py
 
 coverage: setup  ## the test suite with coverage: a table, and build/coverage/index.html (twice as long as make test)
 	$(BIN)/python -m pytest -m "not slow and not gpu" $(IN_PARALLEL) --cov --cov-report term:skip-covered --cov-report html
