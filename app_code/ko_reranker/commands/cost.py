@@ -7,7 +7,6 @@ from typing import Annotated
 
 import typer
 from rich.markup import escape
-from rich.table import Table
 
 from ko_reranker.commands.console import console
 from ko_reranker.commands.pipeline import StageOption
@@ -53,16 +52,14 @@ def _kinds(templates: synthesis.Templates) -> set[str]:
 
 
 def _show(title: str, lines: Sequence[Line], *, total: bool = True) -> None:
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
-    for name in ("", "what", "each, USD", "USD", "price of"):
-        table.add_column(name, justify="left" if name in ("what", "price of") else "right")
+    console.print(f"[bold]{title}[/]")
     for line in lines:
         price = line.price
-        source = f"{price.source}, {price.as_of}" if price.usd is not None else f"no price: {line.setting} is empty"
-        each = "" if price.usd is None else f"{price.usd:g}"
+        each = "?" if price.usd is None else f"{price.usd:g}"
         amount = "?" if line.usd is None else f"{line.usd:,.2f}"
-        table.add_row(f"{line.count:,.10g}", escape(line.what), each, amount, escape(source))
-    console.print(table)
+        source = f"no price: {line.setting} is empty" if price.usd is None else f"{price.source}, {price.as_of}"
+        row = f"{line.count:>12,.10g} {line.what:<30} x {each:>8} = {amount:>12} USD  {source}"
+        console.print(escape(row))
     if total:
         known = [line.usd for line in lines if line.usd is not None]
         rest = len(lines) - len(known)
