@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from types import MappingProxyType
 
+_HOURS = json.dumps(
+    [
+        {"at": "cron(0 20 * * ? *)", "min_instances": 1, "max_instances": 2},
+        {"at": "cron(0 8 * * ? *)", "min_instances": 2, "max_instances": 6},
+    ]
+)
 _KEYS = "arn:aws:kms:ap-northeast-2:111122223333:key"
 # Overrides of stage prod, as `-c` takes them.
 VARIANTS = MappingProxyType(
@@ -33,6 +40,7 @@ VARIANTS = MappingProxyType(
             "data.key_arn": f"{_KEYS}/11111111-2222-3333-4444-555555555555",
             "data.former_key_arns": f'["{_KEYS}/mrk-0123456789abcdef0123456789abcdef"]',
             "schedule.retraining": "rate(30 days)",
+            "schedule.capacity": _HOURS,
             "recording.capture_percent": "5",
             "recording.capture_days": "7",
             "api.waf_requests_per_5_minutes": "2000",

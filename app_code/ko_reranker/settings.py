@@ -429,6 +429,21 @@ class Recording(_Section):
     """Days until what was stored expires."""
 
 
+class Capacity(_Section):
+    """How many instances the endpoint may have from a time on, until another time says otherwise."""
+
+    at: str = Field(pattern=r"^cron\(\S+( \S+){5}\)$")
+    """Such as cron(0 20 ? * MON-FRI *): eight in the evening of working days."""
+    min_instances: int = Field(ge=1)
+    max_instances: int = Field(ge=1)
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Capacity:
+        if self.max_instances < self.min_instances:
+            raise ValueError("max_instances must be at least min_instances")
+        return self
+
+
 class Schedule(_Section):
     """What begins by the clock."""
 
@@ -438,6 +453,14 @@ class Schedule(_Section):
     """When a retraining begins, such as rate(30 days), or cron(0 3 1 * ? *), each month's first at three; null never."""
     retraining_input: dict[str, Any] = Field(default_factory=dict)
     """Its execution input; what is left out is the stage's default."""
+    capacity: tuple[Capacity, ...] = ()
+    """Other bounds for autoscaling than serving.min_instances and max_instances, by the hour; two at least, to come back."""
+
+    @model_validator(mode="after")
+    def _comes_back(self) -> Schedule:
+        if len(self.capacity) == 1:
+            raise ValueError("capacity needs a second time, at which it is what it was, or none")
+        return self
 
 
 class Price(_Section):
@@ -518,6 +541,11 @@ class Settings(_Section):
         if own := sorted(key for key in self.tags if key in _OWN_TAGS or key.startswith("aws:")):
             raise ValueError(f"tags: {' and '.join(own)} are not yours to set: name yours otherwise")
         return self
+
+    @property
+    def most_instances(self) -> int:
+        """The most instances that the endpoint ever has, updates aside."""
+        return max(self.serving.max_instances, *(item.max_instances for item in self.schedule.capacity), 0)
 
     @property
     def resource_tags(self) -> dict[str, str]:

@@ -177,6 +177,14 @@ class ServingStack(cdk.Stack):
             max_capacity=serving.max_instances,
         )
         target.node.add_dependency(endpoint)
+        for place, item in enumerate(settings.schedule.capacity):
+            target.scale_on_schedule(
+                f"Hours{place}",
+                schedule=autoscaling.Schedule.expression(item.at),
+                time_zone=cdk.TimeZone.of(settings.schedule.time_zone),
+                min_capacity=item.min_instances,
+                max_capacity=item.max_instances,
+            )
         target.scale_to_track_metric(
             "ConcurrentRequests",
             target_value=serving.concurrent_requests_per_instance,

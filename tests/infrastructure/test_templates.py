@@ -14,6 +14,7 @@ from synthesis import Templates, synthesise
 from template_differences import machines, statements
 
 from cdk import lint
+from cdk.variants import VARIANTS
 from ko_reranker.operations.destroying import ORDER
 from ko_reranker.operations.synthesis import text
 from ko_reranker.retraining.training_request import FIELDS, TrainingPlace
@@ -332,9 +333,29 @@ def test_a_retraining_begins_by_the_clock_of_a_time_zone(prod: Templates) -> Non
     assert may == {"states:StartExecution", "sqs:SendMessage"}
 
 
+def test_the_endpoint_has_other_bounds_by_the_hour_of_a_time_zone(prod: Templates, everything: Templates) -> None:
+    ((_, target),) = list(resources(prod, "AWS::ApplicationAutoScaling::ScalableTarget"))
+    assert "ScheduledActions" not in target["Properties"]
+    ((_, target),) = list(resources(everything, "AWS::ApplicationAutoScaling::ScalableTarget"))
+    actions = target["Properties"]["ScheduledActions"]
+    assert {item["Timezone"] for item in actions} == {"Asia/Seoul"}
+    assert [(item["Schedule"], item["ScalableTargetAction"]) for item in actions] == [
+        ("cron(0 20 * * ? *)", {"MinCapacity": 1, "MaxCapacity": 2}),
+        ("cron(0 8 * * ? *)", {"MinCapacity": 2, "MaxCapacity": 6}),
+    ]
+
+
+def test_quotas_are_those_of_the_busiest_hour() -> None:
+    context = json.loads((ROOT / "cdk.json").read_text(encoding="utf-8"))["context"]
+    assert load_settings({**context, "stage": "prod"}).most_instances == 4
+    assert load_settings({**context, "stage": "prod", **VARIANTS["everything"]}).most_instances == 6
+
+
 @pytest.mark.parametrize(
     ("key", "value"),
     [
+        ("schedule.capacity", '[{"at": "cron(0 20 * * ? *)", "min_instances": 1, "max_instances": 2}]'),
+        ("schedule.capacity", '[{"at": "20:00", "min_instances": 1, "max_instances": 2}]'),
         ("schedule.time_zone", "Asia/Busan"),
         ("schedule.retraining", "0 3 1 * *"),
         ("schedule.retraining", "rate(5 minutes)"),
@@ -343,7 +364,7 @@ def test_a_retraining_begins_by_the_clock_of_a_time_zone(prod: Templates) -> Non
 )
 def test_a_schedule_that_cannot_be_is_refused(key: str, value: str) -> None:
     context = json.loads((ROOT / "cdk.json").read_text(encoding="utf-8"))["context"]
-    with pytest.raises(SettingsError, match=key):
+    with pytest.raises(SettingsError, match=key.removesuffix(".capacity")):
         load_settings({**context, "stage": "prod", key: value})
 
 

@@ -206,7 +206,7 @@ def _quotas(stage: Stage, settings: Settings) -> Iterator[Finding]:
         f"{training.instance_type} for {kind} usage": training.instance_count,
         f"{settings.evaluation.instance_type} for processing job usage": 1,
         # A blue/green update runs the new instances beside all that are there, which may be as many as autoscaling takes.
-        f"{serving.instance_type} for endpoint usage": 2 * serving.max_instances,
+        f"{serving.instance_type} for endpoint usage": 2 * settings.most_instances,
     }
     try:
         pages = stage.client("service-quotas").get_paginator("list_service_quotas").paginate(ServiceCode="sagemaker")
@@ -235,7 +235,7 @@ def _concurrency(stage: Stage, settings: Settings) -> Finding:
     limit = stage.client("lambda").get_account_settings()["AccountLimit"]["ConcurrentExecutions"]
     serving = settings.serving
     # A request at the endpoint is a rerank function at work; the authorizer runs beside it for an instant.
-    calls = math.ceil(serving.max_instances * serving.concurrent_requests_per_instance)
+    calls = math.ceil(settings.most_instances * serving.concurrent_requests_per_instance)
     wanted = settings.translation.max_concurrency + 2 * calls
     if limit >= wanted:
         return Finding("ok", "Lambda concurrency", f"{limit}")
