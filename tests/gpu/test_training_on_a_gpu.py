@@ -18,8 +18,10 @@ from safetensors.torch import load_file
 from ko_reranker.container import TrainingFolders
 from ko_reranker.data.jsonl import read_record_file, write_jsonl
 from ko_reranker.engine import attention
+from ko_reranker.models import resolve_model
 from ko_reranker.recipes.shipped import load_recipe
 from ko_reranker.samples import paths
+from training_job.families import load_family
 from training_job.launch import run_training
 from training_job.loop.checkpoints import CheckpointStore
 from training_job.loop.groups import Group, group_loss
@@ -78,6 +80,19 @@ def test_a_step_has_the_gradient_of_the_cpu_in_fp32(name, older, precision, boun
     assert distance(gradients(folder, "cuda", precision, typed=typed), exact) < bound
 
 
+def test_a_step_of_adapters_has_the_gradient_of_the_cpu_in_fp32() -> None:
+    recipe = load_recipe({"recipe": "tiny-generative", "lora_dropout": "0"})
+
+    def step(device: str) -> dict[str, torch.Tensor]:
+        torch.manual_seed(0)
+        family = load_family(resolve_model(recipe.base_model), recipe, torch.device(device))
+        groups = [family.encode(0, "서울의 인구는?", ["서울의 인구는 940만 명이다.", "부산은 항구 도시이다."], None)]
+        family.loss(family.logits(groups, 0), groups).backward()
+        return {name: value.grad.cpu() for name, value in family.model.named_parameters() if value.grad is not None}
+
+    assert distance(step("cuda"), step("cpu")) < 1e-3
+
+
 @pytest.mark.parametrize("older", [False, True], ids=["this-gpu", "T4's path"])
 def test_a_backward_pass_gives_the_same_bits_twice(older, tmp_path, monkeypatch) -> None:
     if older:
@@ -105,7 +120,11 @@ def run(folders: TrainingFolders, **changes: str) -> dict[str, torch.Tensor]:
     return load_file(folders.model / "model.safetensors")
 
 
-@pytest.mark.parametrize("changes", [{}, {"recipe": "tiny-colbert", "in_batch_negatives": "true"}], ids=["mini", "in-batch"])
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"recipe": "tiny-colbert", "in_batch_negatives": "true"}, {"recipe": "tiny-generative"}],
+    ids=["mini", "in-batch", "generative"],
+)
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
 def test_a_run_and_a_resumed_one_end_with_the_same_weights(precision, changes, tmp_path, monkeypatch, capsys) -> None:
     if precision == "bf16" and torch.cuda.get_device_capability() < (8, 0):
