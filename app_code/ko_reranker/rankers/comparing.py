@@ -142,12 +142,14 @@ class _Ranking:
         items = self._shown.items(groups, share=False)
         self.cost += replace(Cost.of(items), comparisons=len(groups))
         names = self._prompt.names
-        answers = [_Answer(item, names[: len(group)]) for item, group in zip(items, groups, strict=True)]
+        answers = [
+            _Answer(item, names[: len(group)], self._encoder, self._ends) for item, group in zip(items, groups, strict=True)
+        ]
         while going := [answer for answer in answers if not answer.ended]:
             tokens = yield [answer.item() for answer in going]
             self.cost += Cost(output_tokens=len(going))
             for answer, token in zip(going, tokens, strict=True):
-                answer.add(int(token), self._encoder, self._ends)
+                answer.add(int(token))
         self.faults = sum((answer.faults for answer in answers), self.faults)
         return [answer.order for answer in answers]
 
@@ -160,10 +162,11 @@ class _Answer:
         ended: whether the model has nothing more to say, or nothing more that is wanted.
     """
 
-    def __init__(self, prompt: Item, labels: Sequence[str]) -> None:
+    def __init__(self, prompt: Item, labels: Sequence[str], encoder: WindowEncoder, ends: Set[int]) -> None:
         # Of all but the last token, whose state tells the next one, keys and values are kept.
         self._prefix, self._fresh, self._ids = Prefix(prompt.ids[:-1]), True, prompt.ids[-1:].tolist()
-        self._labels, self._tokens = labels, list[int]()
+        self._labels, self._encoder, self._ends = labels, encoder, ends
+        self._tokens, self._most = list[int](), encoder.most_written(labels)
         self.order, self.faults = parse_order("", labels)
         self.ended = False
 
@@ -176,12 +179,14 @@ class _Answer:
         self._fresh = False
         return item
 
-    def add(self, token: int, encoder: WindowEncoder, ends: Set[int]) -> None:
+    def add(self, token: int) -> None:
         """Take the next token."""
-        if token in ends:
+        if token in self._ends:
             self.ended = True
             return
         self._ids.append(token)
         self._tokens.append(token)
-        self.order, self.faults = parse_order(encoder.prompt.reply + encoder.texts.text(self._tokens), self._labels)
-        self.ended = len(self._tokens) >= encoder.most_written or (not self.faults.missing and not self.faults.misshapen)
+        text = self._encoder.prompt.reply + self._encoder.texts.text(self._tokens)
+        self.order, self.faults = parse_order(text, self._labels)
+        # Whatever comes behind a whole order in brackets changes nothing.
+        self.ended = len(self._tokens) >= self._most or (not self.faults.missing and text.endswith("]"))

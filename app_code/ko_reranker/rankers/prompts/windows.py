@@ -54,7 +54,6 @@ class WindowEncoder:
 
     Attributes:
         answers: the token ids of the answers, one a label; none where the model writes an order.
-        most_written: tokens that the model may write for an order; there is room for them.
 
     Raises:
         PromptError: an answer is no single token or is another's, a text contains special tokens, or the length leaves no room.
@@ -79,8 +78,7 @@ class WindowEncoder:
             raise PromptError(f"the answers {', '.join(map(repr, prompt.answers))} are not all different tokens: name others")
         self._leads, self._trails = ([filled(run, {"label": name}) for name in prompt.names] for run in prompt.document)
         self._lead_ids, self._trail_ids = self.texts.encode(self._leads), self.texts.encode(self._trails)
-        whole = self.texts.encode([" > ".join(f"[{name}]" for name in prompt.names)])[0]
-        self.most_written = 0 if self.answers else len(whole) + _SPARE_WRITTEN
+        self._answer_room = 0 if self.answers else self.most_written(prompt.names)
         least = self._taken("", prompt.instruction, prompt.window) + (prompt.window + 1) * _LEAST_ROOM
         if least > max_length:
             raise PromptError(
@@ -109,6 +107,10 @@ class WindowEncoder:
         query, cut = self._cut_to_fit(self._control.taken_out(query), instruction, shown)
         texts = [self._control.taken_out(document) for document in documents]
         return Comparisons(self, query, texts, instruction=instruction, max_tokens=max_tokens, query_truncated=cut)
+
+    def most_written(self, names: Sequence[str]) -> int:
+        """Return how many tokens a model may write for an order of some labels: what that takes, and some more."""
+        return len(self.texts.encode([" > ".join(f"[{name}]" for name in names)])[0]) + _SPARE_WRITTEN
 
     def frame(self, query: str, instruction: str | None, count: int) -> _Frame:
         """Return what stands around ``count`` documents."""
@@ -141,7 +143,7 @@ class WindowEncoder:
         """
         trails = self._trail_ids[: len(documents)]
         room = (
-            self.max_length - self.most_written - frame.tokens - sum(len(head) for head, _ in documents) - sum(map(len, trails))
+            self.max_length - self._answer_room - frame.tokens - sum(len(head) for head, _ in documents) - sum(map(len, trails))
         )
         lengths = [len(ids) if most is None else min(len(ids), most) for _, ids in documents]
         read = [min(length, _fair(lengths, room)) for length in lengths]
@@ -155,7 +157,7 @@ class WindowEncoder:
     def _taken(self, query: str, instruction: str | None, count: int) -> int:
         """Return how many tokens are taken by everything but the documents."""
         around = sum(map(len, [*self._lead_ids[:count], *self._trail_ids[:count]]))
-        return self.frame(query, instruction, count).tokens + around + self.most_written
+        return self.frame(query, instruction, count).tokens + around + self._answer_room
 
     def _cut_to_fit(self, query: str, instruction: str | None, count: int) -> tuple[str, bool]:
         """Return as much of a query as there is room for beside some documents, and whether it was cut."""
