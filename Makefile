@@ -117,8 +117,11 @@ types: setup  ## mypy, strict
 $(VENV)-peers-%/.ready: benchmarks/peers/%.txt
 	$(PYTHON) -m venv $(@D)
 	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps $(TORCH_INSTALL)
-	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --requirement $<
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check $(ALONE) --requirement $<
 	@touch $@
+
+# Its index of documents is pinned to another PyTorch; training needs none.
+$(VENV)-peers-pylate/.ready: ALONE := --no-deps
 
 bench-engine: setup $(PEERS)  ## scoring 50 documents beside FlagEmbedding, sentence-transformers, Infinity, ONNX, OpenVINO (DEVICE=cuda)
 	$(BIN)/python -m benchmarks.engine $(if $(DEVICE),--device $(DEVICE))
@@ -129,9 +132,10 @@ bench-serving: setup $(PEERS)  ## 16 clients against our server and Infinity's
 bench-training: setup $(VENV)-peers-transformers/.ready  ## fine-tuning beside FlagEmbedding's and sentence-transformers' trainers (DEVICE=cuda: ours)
 	$(BIN)/python -m benchmarks.training $(if $(DEVICE),--device $(DEVICE))
 
-bench-families: setup  ## late interaction and generative rerankers beside sentence-transformers and Transformers
+bench-families: setup $(VENV)-peers-pylate/.ready $(VENV)-peers-transformers/.ready  ## late interaction (training, too) and generative rerankers beside others
 	$(BIN)/python -m benchmarks.families
 	$(BIN)/python -m benchmarks.generative
+	$(BIN)/python -m benchmarks.families_training
 
 bench-pipeline: setup  ## 500,000 records through plan, translate and join (10 minutes, 4 GB of disk)
 	$(BIN)/python -m benchmarks.pipeline

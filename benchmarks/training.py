@@ -256,20 +256,29 @@ def _distance(ours: dict[str, Any], reference: dict[str, Any]) -> float:
 
 def in_process(task: str, job: dict[str, Any]) -> dict[str, Any]:
     """Run one contender, or the comparison of gradients, in a process of its own on its own cores."""
-    python = str(PEERS) if task == "peer" else sys.executable
+    if task == "peer":
+        return run_job([str(PEERS), "-m", "benchmarks.peers.training"], job)
+    return run_job([sys.executable, "-m", "benchmarks.training", "--task", task], job, launched=task == "ours")
+
+
+def run_job(command: list[str], job: dict[str, Any], *, launched: bool = False) -> dict[str, Any]:
+    """Run a command on the job's own cores, the job's file being its last argument; return the JSON of its last line.
+
+    Args:
+        command: what to run, in the repository's folder.
+        job: has `threads` and `device`, beside what the command wants.
+        launched: give it the environment that our launcher gives a worker.
+    """
     with tempfile.NamedTemporaryFile("w", suffix=".json", encoding="utf-8") as file:
         json.dump(job, file)
         file.flush()
-        command = [python, str(ROOT / "benchmarks" / "peers" / "training.py"), file.name]
-        if task != "peer":
-            command = [python, "-m", "benchmarks.training", "--task", task, file.name]
         quiet = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "TRANSFORMERS_VERBOSITY": "error"}
         threads = {"OMP_NUM_THREADS": str(job["threads"]), "CUDA_VISIBLE_DEVICES": "" if job["device"] == "cpu" else "0"}
-        if task == "ours":  # what its launcher sets
+        if launched:
             quiet |= worker_environment(Resources("algo-1", ("algo-1",), None), 1, os.environ | quiet | threads)
         cores = sorted(os.sched_getaffinity(0))[: job["threads"]] if job["device"] == "cpu" else None
         done = subprocess.run(
-            command,
+            [*command, file.name],
             cwd=ROOT,
             env=os.environ | quiet | threads | {"PYTHONPATH": str(ROOT)},
             capture_output=True,
@@ -278,8 +287,9 @@ def in_process(task: str, job: dict[str, Any]) -> dict[str, Any]:
             preexec_fn=(lambda: os.sched_setaffinity(0, cores)) if cores else None,
         )
     if done.returncode:
-        raise RuntimeError(f"{task} {job.get('trainer', '')} failed:\n{done.stderr[-3000:]}")
-    return json.loads(done.stdout.strip().splitlines()[-1])
+        raise RuntimeError(f"{' '.join(command)} ({job.get('trainer', 'ours')}) failed:\n{done.stderr[-3000:]}")
+    answer: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+    return answer
 
 
 def peer_versions() -> dict[str, str]:

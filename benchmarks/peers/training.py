@@ -1,6 +1,6 @@
 """A peer's trainer on the benchmark's records, in the peer's own environment; see benchmarks/training.py.
 
-    .venv-peers-transformers/bin/python benchmarks/peers/training.py JOB.json
+    .venv-peers-transformers/bin/python -m benchmarks.peers.training JOB.json
 
 Reads the job (trainer, loss, micro_batch, batch, steps, model, records, threads, gradient) and prints one JSON line: the
 CPU-seconds of each optimiser step, from the end of the one before it, data loading included. A job without a trainer has model
