@@ -15,7 +15,8 @@ from transformers import AutoModelForSequenceClassification, GemmaConfig, PreTra
 
 from ko_reranker.rankers import EngineOptions, RankerError, Scored, UnrankableError, load_ranker
 from ko_reranker.rankers.comparing import Comparing
-from ko_reranker.rankers.prompts import ComparingPrompt, PromptError, parse_prompt, shipped_prompt
+from ko_reranker.rankers.generative_folders import written_out
+from ko_reranker.rankers.prompts import ComparingPrompt, PromptError, parse_prompt, shipped_prompt, shipped_prompts
 from ko_reranker.rankers.prompts.comparing import filled
 from ko_reranker.rankers.prompts.windows import WindowEncoder
 from ko_reranker.rankers.sorting import Group
@@ -283,6 +284,11 @@ def test_the_folder_says_how_it_ranks_and_an_option_says_otherwise(folder, load,
         assert ranker.encoder.prompt.method == method
         assert (ranker.encoder.prompt.instruction == "찾아라") == (prompt is None)
     assert load("general-ko", copy).absolute
+    for name, text in written_out(copy, "mine").items():
+        (copy / name).write_text(text, encoding="utf-8")
+    assert (copy / "prompt.yaml").read_text(encoding="utf-8") == shipped_prompts()["setwise-ko"]
+    assert written_out(copy, "mine") == {}, "an endpoint needs nothing of its image's version"
+    assert load(None, copy).encoder.prompt.instruction == "찾아라"
     for change, message in (({"method": "listwise"}, "a prompt for setwise"), ({"positive": "A"}, "compares documents")):
         (copy / "reranker.json").write_text(json.dumps(written | {"generative": written["generative"] | change}))
         with pytest.raises(RankerError, match=message):
