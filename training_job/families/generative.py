@@ -131,7 +131,8 @@ class GenerativeReranker:
                 logits = self.logits(groups, step=0).cpu()
                 found += map(reciprocal_rank, logits.split([len(group.pairs) for group in groups]))
         mrr = sum(found) / len(found)
-        if mrr < dev_mrr - _MOST_LOST:
+        # Of few queries one that rounding moves would be more than that.
+        if mrr < dev_mrr - max(_MOST_LOST, 1 / len(found)):
             raise JobError(
                 f"Merged into the base and computed in {str(dtype).removeprefix('torch.')}, as it is served, the model ranks "
                 f"worse on dev: MRR {mrr:.4f} instead of {dev_mrr:.4f}. Rounding took what the adapters learned: train in "
