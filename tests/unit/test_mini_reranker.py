@@ -24,6 +24,7 @@ from training_job.mini_reranker.__main__ import main
 from training_job.mini_reranker.corpus import Corpus, normalised, side_of
 from training_job.mini_reranker.distil import DistilSettings
 from training_job.mini_reranker.groups import Mixture
+from training_job.mini_reranker.kinds import KINDS
 from training_job.mini_reranker.stages import Build
 from training_job.mini_reranker.texts import told_sentences
 from training_job.mini_reranker.vocabulary import build_tokenizer, build_vocabulary
@@ -92,6 +93,7 @@ def small(data, english, tmp_path) -> Build:
         ),
         mixture=Mixture(told=10, headings=10),
         finetuning={"epochs": "0.2", "batch_queries": "4", "dev_queries": "4"},
+        needle_lengths=(300,),
     )
 
 
@@ -102,6 +104,11 @@ def test_the_build_makes_a_reranker_and_goes_on_where_it_stopped(small, capfd) -
     assert "vocabulary: there already" in capfd.readouterr().out
     report = json.loads((small.work / "evaluation/tydi-held-out/report.json").read_text())
     assert set(report["rows"]) == {"none", "bm25-morphemes", "mini", "mini+bm25"}
+    groups, judged = (json.loads((small.work / name / "done.json").read_text()) for name in ("groups", "evaluation"))
+    assert set(groups["validation_kinds"]) == set(KINDS)
+    for name, sha256 in groups["validation_kinds"].items():
+        assert judged.get(f"{name}-validation", {"sha256": sha256})["sha256"] == sha256
+    assert 0 <= judged["needle"]["least"] <= judged["needle"]["won"]["300"] <= 1
     model = AutoModelForSequenceClassification.from_pretrained(small.work / "package/model")
     assert model.config.num_labels == 1
     ranker = load_ranker(small.work / "package/model")

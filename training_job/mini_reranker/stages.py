@@ -22,6 +22,7 @@ from ko_reranker.data.jsonl import write_json
 from ko_reranker.data.records import TrainingRecord
 from ko_reranker.evaluation.questions import Question, TestSet
 from ko_reranker.processor import usable_cores
+from ko_reranker.rankers import load_ranker
 from ko_reranker.rankers.folders import SETTINGS_FILE
 from ko_reranker.samples.packed import pack, unpack
 from training_job.launch import run_training
@@ -29,6 +30,8 @@ from training_job.mini_reranker.corpus import Corpus
 from training_job.mini_reranker.distil import DistilSettings, distil, encode_all, english_encoder, new_student
 from training_job.mini_reranker.embeddings import initial_embeddings
 from training_job.mini_reranker.groups import Mixture, write_groups
+from training_job.mini_reranker.kinds import digest, validation_kinds
+from training_job.mini_reranker.needle import LENGTHS, needle_table, summary
 from training_job.mini_reranker.vocabulary import build_tokenizer, build_vocabulary
 from training_job.mini_reranker.wiring import wire_matching_heads
 
@@ -36,6 +39,7 @@ RECIPE = "mini"
 ENGLISH_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 POSITIONS = 512
 _DONE = "done.json"
+_KINDS = "validation_kinds"  # SHA-256 of each, in what the stage of the groups leaves
 _MOST_WORKERS = 8
 
 
@@ -52,6 +56,7 @@ class Build:
         distillation: how the student is taught.
         mixture: the records of the fine-tuning.
         finetuning: hyperparameters of the trainer that are not the recipe's.
+        needle_lengths: of the needle test's documents, in characters.
     """
 
     corpus: Corpus
@@ -62,6 +67,7 @@ class Build:
     distillation: DistilSettings = field(default_factory=DistilSettings)
     mixture: Mixture = field(default_factory=Mixture)
     finetuning: dict[str, str] = field(default_factory=lambda: {"epochs": "2"})
+    needle_lengths: tuple[int, ...] = LENGTHS
 
     def run(self, last: str | None = None) -> None:
         """Make every stage that is not there, up to ``last``."""
@@ -155,7 +161,9 @@ def _classifier(build: Build, folder: Path) -> dict[str, Any]:
 
 
 def _groups(build: Build, folder: Path) -> dict[str, Any]:
-    return write_groups(build.corpus, build.mixture, folder)
+    # What choices will be made on is fixed before anything is fine-tuned.
+    kinds = {name: digest(test_set) for name, test_set in validation_kinds(build.corpus).items()}
+    return write_groups(build.corpus, build.mixture, folder) | {_KINDS: kinds}
 
 
 def _finetuning(build: Build, folder: Path) -> dict[str, Any]:
@@ -190,23 +198,38 @@ def _package(build: Build, folder: Path) -> dict[str, Any]:
 
 
 def _evaluation(build: Build, folder: Path) -> dict[str, Any]:
+    """Judge the result, on the validation kinds as they were before the fine-tuning.
+
+    Raises:
+        ValueError: a kind has changed since: choices made on it say nothing.
+    """
     from ko_reranker.evaluation.evaluate import EvaluationSettings, evaluate, write_report
 
-    results = {}
-    models = {"bm25-morphemes": "bm25:morphemes", "mini": str(build.work / "package/model")}
+    frozen = json.loads((build.work / "groups" / _DONE).read_text(encoding="utf-8")).get(_KINDS, {})
+    now = {name: digest(test_set) for name, test_set in validation_kinds(build.corpus).items()}
+    if changed := [name for name, sha256 in now.items() if frozen.get(name, sha256) != sha256]:
+        raise ValueError(f"The validation kinds {', '.join(changed)} are not those of the stage groups: make it again.")
+    results: dict[str, Any] = {}
+    model = build.work / "package/model"
+    models = {"bm25-morphemes": "bm25:morphemes", "mini": str(model)}
     for name, test_set in test_sets(build.corpus).items():
+        if not test_set.questions:  # a small data folder has some kinds only
+            continue
         report, _, _ = evaluate(test_set, EvaluationSettings(models, candidates=50, fuse=0.5))
         write_report(folder / name, report)
-        results[name] = {
+        results[name] = {"sha256": digest(test_set)} | {
             row: {metric: values[metric] for metric in ("mrr", "ndcg@10")} for row, values in report["rows"].items()
         }
+    ranker = load_ranker(model)
+    results["needle"] = summary(needle_table(ranker, build.corpus, lengths=build.needle_lengths))
+    ranker.close()
     return results
 
 
 def test_sets(corpus: Corpus) -> dict[str, TestSet]:
     """Return what the result is judged on, by name.
 
-    Choices are made on the two validation sets; nothing looks at the other two before the end.
+    Choices are made on the two validation sets and the five kinds; nothing looks at the other two before the end.
     """
     tydi = [record for side in corpus.tydi.values() for record in side]
     dev = corpus.kobest_dev()
@@ -216,7 +239,8 @@ def test_sets(corpus: Corpus) -> dict[str, TestSet]:
         "tydi-held-out": (corpus.tydi["held-out"], tydi),
         "kobest-dev": (dev, dev),
     }
-    return {name: _test_set(name, questions, searched) for name, (questions, searched) in asked.items()}
+    plain = {name: _test_set(name, questions, searched) for name, (questions, searched) in asked.items()}
+    return plain | {f"{name}-validation": test_set for name, test_set in validation_kinds(corpus).items()}
 
 
 def _test_set(name: str, questions: Sequence[TrainingRecord], searched: Sequence[TrainingRecord]) -> TestSet:
