@@ -50,7 +50,7 @@ class KoReranker:
 
     def lengths(self, query: str, documents: list[str]) -> list[int]:
         """Return the tokens of the documents."""
-        return [len(piece.item) for piece in self.fresh.documents(documents).pieces]
+        return [len(text.item) for text in self.fresh.documents(documents).texts]
 
     def maxsim(self, query: str, documents: list[str], times: int, half: bool = False) -> float:
         asked, vectors = self.ranker.encode_query(query), self.ranker.encode_documents(documents)

@@ -170,7 +170,7 @@ def test_added_tokens_are_scored_and_seen_by_nobody(tmp_path):
         ranker.close()
 
 
-def test_a_long_document_is_read_in_pieces_and_has_the_score_of_its_best(tmp_path):
+def test_a_long_document_is_read_in_chunks_and_has_the_score_of_its_best(tmp_path):
     ranker = load(ours("bert", tmp_path, document_length=16), EngineOptions(chunk_overlap=4, vector_cache_bytes=0))
     words = [*["부산", "항구", "도시", "강", "바다", "많다", "한국", "이다"]] * 4
     long = " ".join([*words, "서울 의 인구 는", *words])

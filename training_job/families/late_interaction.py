@@ -117,8 +117,8 @@ class LateInteraction:
     def encode(self, record: int, query: str, passages: Sequence[str], teacher: tuple[float, ...] | None) -> Group:
         """Return the query and its passages; the end of a long one is cut off."""
         asked, query_cut = self._texts.query(query)
-        pieces = self._texts.documents(passages).pieces
-        return ApartGroup(record, tuple(piece.item for piece in pieces), teacher, query_cut, texts=(asked, *pieces))
+        encoded = self._texts.documents(passages).texts
+        return ApartGroup(record, tuple(text.item for text in encoded), teacher, query_cut, texts=(asked, *encoded))
 
     def logits(self, groups: Sequence[Group], step: int) -> torch.Tensor:
         """Return the passages' MaxSim by the temperature."""

@@ -39,7 +39,7 @@ _FARTHEST = -1.0
 class LateInteraction(Ranker):
     """Scores by MaxSim, in one round: the query, and the documents whose vectors are not kept.
 
-    A document that does not fit is read in overlapping pieces and gets the score of its best one. Where vectors are kept, those
+    A document that does not fit is read in overlapping chunks and gets the score of its best one. Where vectors are kept, those
     of all documents are rounded to float16, kept or fresh, so that a score does not depend on what came before.
 
     Args:
@@ -48,7 +48,7 @@ class LateInteraction(Ranker):
         calibration: from the mean of the query's best matches to logits.
         vectors: keeps documents' vectors.
         model_id: the model's name.
-        chunk_overlap: tokens that neighbouring pieces share.
+        chunk_overlap: tokens that neighbouring chunks share.
         precision: the arithmetic it computes in, for people to read.
     """
 
@@ -139,20 +139,19 @@ class LateInteraction(Ranker):
         encoded = self.encoder.documents(
             texts, max_chunks=max_chunks_per_doc, overlap=self.chunk_overlap, max_tokens=max_tokens_per_doc
         )
-        pieces = encoded.pieces
-        known = self.vectors.get([piece.item for piece in pieces])
+        known = self.vectors.get([chunk.item for chunk in encoded.texts])
         fresh = [index for index, rows in enumerate(known) if rows is None]
-        items = [asked.item, *(pieces[index].item for index in fresh)] if pieces else []
+        items = [asked.item, *(encoded.texts[index].item for index in fresh)] if encoded.texts else []
         results = yield items
-        made = [self._kept(pieces[index], result) for index, result in zip(fresh, results[1:], strict=True)]
-        self.vectors.put([pieces[index].item for index in fresh], made)
+        made = [self._kept(encoded.texts[index], result) for index, result in zip(fresh, results[1:], strict=True)]
+        self.vectors.put([encoded.texts[index].item for index in fresh], made)
         coming = iter(made)
         vectors = [next(coming) if rows is None else rows for rows in known]
         means = np.zeros(0, np.float32)
-        tokens = np.zeros(len(pieces), np.int32)
-        if pieces:
+        tokens = np.zeros(len(encoded.texts), np.int32)
+        if encoded.texts:
             means = mean_of_best_matches(np.asarray(results[0])[asked.counted], vectors)
-            tokens[fresh] = [len(pieces[index].item) for index in fresh]
+            tokens[fresh] = [len(encoded.texts[index].item) for index in fresh]
             tokens[0] += len(asked.item)  # read once, for all of them
         means = best_of(means, encoded.chunks)
         scored = Scored(
@@ -173,13 +172,13 @@ class LateInteraction(Ranker):
         return rows
 
     def encode_documents(self, documents: Sequence[str]) -> list[np.ndarray]:
-        """Return the vectors of each document's tokens that count, as `encode_query` does; of a long one its first piece."""
-        pieces = self.encoder.documents(documents, max_chunks=1).pieces
-        results = self.engine.score([piece.item for piece in pieces])
-        return [np.asarray(result)[piece.counted] for piece, result in zip(pieces, results, strict=True)]
+        """Return the vectors of each document's tokens that count, as `encode_query` does; of a long one its first chunk."""
+        chunks = self.encoder.documents(documents, max_chunks=1).texts
+        results = self.engine.score([chunk.item for chunk in chunks])
+        return [np.asarray(result)[chunk.counted] for chunk, result in zip(chunks, results, strict=True)]
 
-    def _kept(self, piece: EncodedText, result: Result) -> np.ndarray:
-        rows: np.ndarray = np.asarray(result)[piece.counted]
+    def _kept(self, chunk: EncodedText, result: Result) -> np.ndarray:
+        rows: np.ndarray = np.asarray(result)[chunk.counted]
         return rows.astype(np.float16) if self.vectors.size else rows
 
 
@@ -193,24 +192,24 @@ def mean_of_best_matches(query: np.ndarray, documents: Sequence[np.ndarray]) -> 
         documents: float16 or float32, (vectors, channels) each, of any numbers of vectors.
     """
     means = np.full(len(documents), _FARTHEST, np.float32)
-    looks = torch.from_numpy(np.ascontiguousarray(query))
+    query_vectors = torch.from_numpy(np.ascontiguousarray(query))
     block: list[int] = []
     numbers = 0
     filled = [index for index, rows in enumerate(documents) if len(rows)]
     for index in filled:
         if block and numbers + documents[index].size > _BLOCK_NUMBERS:
-            means[block] = _compare(looks, [documents[one] for one in block])
+            means[block] = _compare(query_vectors, [documents[one] for one in block])
             block, numbers = [], 0
         block.append(index)
         numbers += documents[index].size
     if block:
-        means[block] = _compare(looks, [documents[one] for one in block])
+        means[block] = _compare(query_vectors, [documents[one] for one in block])
     return means
 
 
-def _compare(looks: torch.Tensor, documents: Sequence[np.ndarray]) -> np.ndarray:
+def _compare(query_vectors: torch.Tensor, documents: Sequence[np.ndarray]) -> np.ndarray:
     rows = torch.from_numpy(np.concatenate(documents)).float()
-    similarities = (looks @ rows.T).numpy()  # (query's vectors, documents' vectors)
+    similarities = (query_vectors @ rows.T).numpy()  # (query's vectors, documents' vectors)
     best = np.maximum.reduceat(similarities, starts_of(np.array([len(one) for one in documents])), axis=1)
     means: np.ndarray = best.mean(0, dtype=np.float32)
     return means

@@ -23,7 +23,7 @@ _PROBES = ("서울의 인구", "Seoul", "ing 940", "##a")
 
 @dataclass(frozen=True, slots=True)
 class EncodedText:
-    """A query, or a document, or a piece of one.
+    """A query, or a document, or a chunk of one.
 
     Attributes:
         item: what the transformer reads.
@@ -36,15 +36,15 @@ class EncodedText:
 
 @dataclass(frozen=True, slots=True)
 class EncodedTexts:
-    """Some documents, each as one piece or, if long, as several.
+    """Some documents, each as one chunk or, if long, as several.
 
     Attributes:
-        pieces: of all documents, document after document.
-        chunks: int32, (documents,); how many pieces each document is.
+        texts: the chunks of all documents, document after document.
+        chunks: int32, (documents,); how many chunks each document is.
         truncated: bool, (documents,); whether a part of the document was left out.
     """
 
-    pieces: list[EncodedText]
+    texts: list[EncodedText]
     chunks: np.ndarray
     truncated: np.ndarray
 
@@ -55,7 +55,7 @@ class ApartEncoder:
     Args:
         tokenizer: a fast tokenizer of `transformers`.
         settings: the model's rules.
-        max_chunks: pieces that a document is read in at most; what is behind them is not even tokenised.
+        max_chunks: chunks that a document is read in at most; what is behind them is not even tokenised.
         cache_tokens: the tokens of documents that are kept for when they come again; 0 keeps none.
 
     Raises:
@@ -101,21 +101,21 @@ class ApartEncoder:
 
         Args:
             texts: any number of them.
-            max_chunks: pieces that a document is read in, if it does not fit; 1 cuts its end off. None for the encoder's own
+            max_chunks: chunks that a document is read in, if it does not fit; 1 cuts its end off. None for the encoder's own
                 limit, which it cannot pass.
-            overlap: tokens that neighbouring pieces share.
-            max_tokens: tokens of a document that are read; None for all that the pieces hold.
+            overlap: tokens that neighbouring chunks share.
+            max_tokens: tokens of a document that are read; None for all that the chunks hold.
         """
         max_chunks = self.max_chunks if max_chunks is None else min(max_chunks, self.max_chunks)
-        pieces: list[EncodedText] = []
+        encoded: list[EncodedText] = []
         chunks, truncated = np.zeros(len(texts), np.int32), np.zeros(len(texts), bool)
         for index, ids in enumerate(self.texts.recall([self._document_lead + text for text in texts])):
             parts = spans(len(ids), self._document_room, overlap, max_chunks, max_tokens=max_tokens)
-            pieces += [self._piece(ids[start:end]) for start, end in parts]
+            encoded += [self._chunk(ids[start:end]) for start, end in parts]
             chunks[index], truncated[index] = len(parts), parts[-1][1] < len(ids)
-        return EncodedTexts(pieces, chunks, truncated)
+        return EncodedTexts(encoded, chunks, truncated)
 
-    def _piece(self, text: np.ndarray) -> EncodedText:
+    def _chunk(self, text: np.ndarray) -> EncodedText:
         ids = np.concatenate([self._document_head, text, self._tail])
         counts = ~np.isin(ids, self._skipped)
         counts[: self.settings.drop_first] = False

@@ -138,7 +138,7 @@ class Scoring:
         return self._result(len(request.documents), ranked, unrepaired), timings, ranked
 
     def _learn(self, request: RerankRequest, ranked: Ranked) -> None:
-        """Learn how many tokens a character makes, from documents that were read whole and in one piece.
+        """Learn how many tokens a character makes, from documents that were read whole and in one chunk.
 
         Documents whose vectors are kept make none: where most come again, requests are expected to be small.
         """
@@ -162,7 +162,7 @@ class Scoring:
         logits, tokens, truncated, chunks = [BLANK_LOGIT] * count, [0] * count, [False] * count, [1] * count
         raw = [BLANK_LOGIT] * count
         for indexes, scored in ranked:
-            for index, logit, read, cut, pieces in zip(
+            for index, logit, read, cut, chunk_count in zip(
                 indexes,
                 scored.logits.tolist(),
                 scored.tokens.tolist(),
@@ -170,7 +170,7 @@ class Scoring:
                 scored.chunks.tolist(),
                 strict=True,
             ):
-                logits[index], tokens[index], truncated[index], chunks[index] = logit, read, cut, pieces
+                logits[index], tokens[index], truncated[index], chunks[index] = logit, read, cut, chunk_count
             if scored.raw is not None:
                 for index, value in zip(indexes, scored.raw.tolist(), strict=True):
                     raw[index] = value
