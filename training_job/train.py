@@ -112,7 +112,7 @@ def train(recipe: Recipe, folders: TrainingFolders, worker: Worker) -> None:
                 worker.say(
                     f"The best weights, after step {progress.best['step']}, cannot be read: looking for others from here."
                 )
-                progress.best, progress.looks_since_best = {}, 0
+                progress.best, progress.evaluations_since_best = {}, 0
     worker.say(
         f"{len(records)} records, {steps} steps of {recipe.batch_queries} queries over {worker.world_size} worker(s) on "
         f"{worker.device.type}, {precision}: up to {recipe.micro_batch_tokens} tokens at once, none of them padding; groups of "
@@ -147,10 +147,10 @@ def train(recipe: Recipe, folders: TrainingFolders, worker: Worker) -> None:
         rates = Rates(progress)
 
         def evaluate(done: int, *, again: bool = False) -> None:
-            """Look at dev; with early stopping, keep the weights if they are the best."""
-            assert dev is not None  # noqa: S101 - nobody looks without it
+            """Evaluate on dev; with early stopping, keep the weights if they are the best."""
+            assert dev is not None  # noqa: S101 - nobody evaluates without it
             values = dev.evaluate(family, worker, recipe.micro_batch_tokens, served_dtype("auto", worker.device))
-            better = progress.looked(done, values)
+            better = progress.evaluated(done, values)
             if not again:
                 tell(done, epoch=done / sampler.steps_per_epoch, **values)
             if recipe.early_stop_patience and worker.rank == 0:
@@ -239,8 +239,8 @@ def train(recipe: Recipe, folders: TrainingFolders, worker: Worker) -> None:
             "base_commit": base_commit,
             "recipe": recipe.name,
         }
-        looked = [row for row in progress.history if row["step"] == saved_step and "dev_mrr" in row]
-        fitted = family.finish(dev.batches(recipe.micro_batch_tokens) if dev else [], looked[-1]["dev_mrr"] if looked else None)
+        on_dev = [row for row in progress.history if row["step"] == saved_step and "dev_mrr" in row]
+        fitted = family.finish(dev.batches(recipe.micro_batch_tokens) if dev else [], on_dev[-1]["dev_mrr"] if on_dev else None)
         for name, value in fitted.items():
             worker.say(f"On dev: {name} {value}")
         card = run_card(
@@ -260,8 +260,8 @@ def train(recipe: Recipe, folders: TrainingFolders, worker: Worker) -> None:
             f"{card['tokens_per_second']:.0f} tokens a second."
         )
         # Of a metric a tuning job takes the last value that it reads: that of the weights which are saved.
-        if looked:
-            worker.say(f"Result: dev_mrr={looked[-1]['dev_mrr']:.4f} dev_loss={looked[-1]['dev_loss']:.4f}")
+        if on_dev:
+            worker.say(f"Result: dev_mrr={on_dev[-1]['dev_mrr']:.4f} dev_loss={on_dev[-1]['dev_loss']:.4f}")
 
 
 def _refuse_tied(family: TrainedFamily, sampler: GroupSampler, recipe: Recipe, steps: int, saved_step: int) -> None:
@@ -331,7 +331,7 @@ def _open_dev(path: Path, encode: Encode, recipe: Recipe, worker: Worker) -> Dev
             return dev
     if recipe.early_stop_patience:
         raise JobError(f"early_stop_patience needs a {path.name} beside train.jsonl with negatives; set it to 0 to go without.")
-    worker.say(f"There is no {path.name} with negatives: nothing to look at during training.")
+    worker.say(f"There is no {path.name} with negatives: nothing to evaluate on during training.")
     return None
 
 
@@ -366,7 +366,7 @@ def _schedule(step: int, steps: int, warmup_steps: int) -> float:
 
 
 def _without_gain(progress: Progress, recipe: Recipe) -> bool:
-    return 0 < recipe.early_stop_patience <= progress.looks_since_best
+    return 0 < recipe.early_stop_patience <= progress.evaluations_since_best
 
 
 def _check_finite(

@@ -307,7 +307,7 @@ def test_training_stops_when_dev_gets_no_better_and_saves_the_best(tmp_path, rec
     assert len(card["dev"]) == 3 + best["step"] // 5
     assert f"No evaluation on dev after step {best['step']} was better" in capsys.readouterr().out
     assert [path.name for path in folders.checkpoints.glob("best-*.pt")] == [f"best-{best['step']:08d}.pt"]
-    # What is saved is what was looked at: a run that only looks sees the same.
+    # What is saved is what was evaluated: a run that only evaluates finds the same.
     again = job(tmp_path / "again", records)
     write_jsonl(again.dataset / "dev.jsonl", [record.to_json() for record in records[:8]])
     train(load_recipe(QUICK | {"base_model": str(folders.model), "max_length": "128"}), again, ALONE)

@@ -473,9 +473,9 @@ def test_reading_ahead_keeps_the_order_and_hands_on_failures() -> None:
         list(groups.read_ahead(make, range(3, 6)))
 
 
-def test_the_best_look_at_dev_goes_by_mrr_then_by_loss() -> None:
+def test_the_best_evaluation_on_dev_goes_by_mrr_then_by_loss() -> None:
     progress = Progress()
-    looks = [(0, 0.5, 1.0), (5, 0.6, 1.2), (10, 0.6, 1.1), (15, 0.55, 0.9), (20, 0.6, 1.1)]
-    better = [progress.looked(step, {"dev_mrr": mrr, "dev_loss": loss}) for step, mrr, loss in looks]
+    evaluations = [(0, 0.5, 1.0), (5, 0.6, 1.2), (10, 0.6, 1.1), (15, 0.55, 0.9), (20, 0.6, 1.1)]
+    better = [progress.evaluated(step, {"dev_mrr": mrr, "dev_loss": loss}) for step, mrr, loss in evaluations]
     assert better == [True, True, True, False, False]
-    assert (progress.best["step"], progress.looks_since_best) == (10, 2)
+    assert (progress.best["step"], progress.evaluations_since_best) == (10, 2)

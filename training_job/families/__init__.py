@@ -1,7 +1,7 @@
 """The families of rankers that are trained, a module each.
 
-The loop draws records, packs, accumulates, clips, looks at dev, checkpoints and resumes alike for all of them; what differs is
-`training_job.loop.family.TrainedFamily`.
+The loop draws records, packs, accumulates, clips, evaluates on dev, checkpoints and resumes alike for all of them; what differs
+is `training_job.loop.family.TrainedFamily`.
 """
 
 from __future__ import annotations

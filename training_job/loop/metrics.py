@@ -33,7 +33,7 @@ class Progress:
         loss: of the last step.
         history: every line told, as numbers.
         best: the best evaluation on dev: {"step", "dev_mrr", "dev_loss"}; {} before the first.
-        looks_since_best: looks at dev after it.
+        evaluations_since_best: evaluations on dev after it.
         cut_queries: groups whose query took more than its half of the tokens and was cut.
     """
 
@@ -44,13 +44,13 @@ class Progress:
     loss: float | None = None
     history: list[dict[str, float]] = field(default_factory=list)
     best: dict[str, float] = field(default_factory=dict)
-    looks_since_best: int = 0
+    evaluations_since_best: int = 0
     cut_queries: int = 0
 
-    def looked(self, step: int, dev: dict[str, float]) -> bool:
+    def evaluated(self, step: int, dev: dict[str, float]) -> bool:
         """Take in an evaluation on dev; return whether it is the best so far. By MRR; of equal ones, by loss."""
         better = not self.best or (dev["dev_mrr"], -dev["dev_loss"]) > (self.best["dev_mrr"], -self.best["dev_loss"])
-        self.looks_since_best = 0 if better else self.looks_since_best + 1
+        self.evaluations_since_best = 0 if better else self.evaluations_since_best + 1
         if better:
             self.best = {"step": step, **dev}
         return better

@@ -18,7 +18,7 @@ from ko_reranker.gpus import check_gpu
 from ko_reranker.instances import AMPERE
 from ko_reranker.processor import multiplies_bf16
 
-# The longest that workers wait for each other: to load a model (each host does), to look at dev, to write a checkpoint of a
+# The longest that workers wait for each other: to load a model (each host does), to evaluate on dev, to write a checkpoint of a
 # large model. Who is later hangs, or is gone.
 _PATIENCE = timedelta(minutes=10)
 # How often a worker asks whether another one has failed, and how long it may take to find out by itself before it is ended.
@@ -224,7 +224,7 @@ class Flag:
 
 @contextlib.contextmanager
 def catch_sigterm() -> Iterator[Flag]:
-    """Turn SIGTERM into a flag that the loop looks at after each step."""
+    """Turn SIGTERM into a flag that the loop checks after each step."""
     flag = Flag()
 
     def remember(*_: object) -> None:

@@ -47,7 +47,7 @@ class Recipe:
         gradient_checkpointing: compute layers twice instead of keeping what they gave: less memory.
         distillation_weight: share of the loss that follows a teacher's scores; 0 is none.
         distillation_temperature: of both softmaxes: higher listens more to the order below the top.
-        dev_queries: queries of dev.jsonl to look at after each epoch; 0 looks at none.
+        dev_queries: queries of dev.jsonl to evaluate on after each epoch; 0 evaluates on none.
         early_stop_patience: epochs without a better MRR on dev before it stops; 0 never stops.
         instance_usd_per_hour: what one instance costs you, for the run card; 0 is unknown.
         family: how query and passage are read: together, by a cross-encoder, apart, by late interaction (ColBERT), or in a
@@ -133,7 +133,7 @@ def contradictions(recipe: Recipe) -> list[str]:
     """Return what of a recipe does not go together, a sentence each."""
     problems = []
     if recipe.early_stop_patience and not recipe.dev_queries:
-        problems.append("early_stop_patience needs dev_queries: what is not looked at can't stop the run")
+        problems.append("early_stop_patience needs dev_queries: what is not evaluated can't stop the run")
     defaults = {field.name: field.default for field in fields(recipe) if field.default is not MISSING}
     set_ = [name for name, default in defaults.items() if getattr(recipe, name) != default]
     for family, names in _OF_FAMILIES.items():
