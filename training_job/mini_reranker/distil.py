@@ -46,8 +46,8 @@ class DistilSettings:
         sizes: texts (or pairs) of a step of each kind.
         embedding_rate: the largest learning rate of the word embeddings.
         body_rate: the same of everything else.
-        line_pieces: the longest line, in pieces.
-        passage_pieces: the longest passage, in pieces.
+        line_tokens: the longest line, in tokens.
+        passage_tokens: the longest passage, in tokens.
         checkpoint_seconds: between checkpoints.
         seed: of everything drawn.
     """
@@ -58,14 +58,14 @@ class DistilSettings:
     embedding_rate: float = 5e-4
     body_rate: float = 1e-4
     warmup: int = 40
-    line_pieces: int = 64
-    passage_pieces: int = 192
+    line_tokens: int = 64
+    passage_tokens: int = 192
     checkpoint_seconds: float = 240
     seed: int = 0
 
 
 class Student(nn.Module):
-    """The encoder, and a head that guesses masked pieces; the guess is compared with the embeddings themselves."""
+    """The encoder, and a head that guesses masked tokens; the guess is compared with the embeddings themselves."""
 
     def __init__(self, encoder: BertModel) -> None:
         super().__init__()
@@ -74,7 +74,7 @@ class Student(nn.Module):
         self.guess = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.LayerNorm(width))
         self.guess_bias = nn.Parameter(torch.zeros(encoder.config.vocab_size))
 
-    def guesses(self, states: torch.Tensor) -> torch.Tensor:  # (masked, width) -> (masked, pieces)
+    def guesses(self, states: torch.Tensor) -> torch.Tensor:  # (masked, width) -> (masked, vocabulary)
         return F.linear(self.guess(states), self.encoder.embeddings.word_embeddings.weight, self.guess_bias)
 
 
@@ -91,8 +91,8 @@ def english_encoder(folder: Path) -> BertModel:
 def new_student(english_model: Path, embeddings: np.ndarray) -> Student:
     """Return the English body under the new embeddings."""
     encoder = english_encoder(english_model)
-    pieces, width = embeddings.shape
-    table = nn.Embedding(pieces, width, padding_idx=0)
+    token_count, width = embeddings.shape
+    table = nn.Embedding(token_count, width, padding_idx=0)
     table.weight.data.copy_(torch.from_numpy(embeddings))
     encoder.set_input_embeddings(table)
     encoder.config.vocab_size = len(embeddings)
@@ -166,10 +166,10 @@ def distil(
     return student.encoder
 
 
-def _id(tokenizer: Tokenizer, piece: str) -> int:
-    found = tokenizer.token_to_id(piece)
+def _id(tokenizer: Tokenizer, token: str) -> int:
+    found = tokenizer.token_to_id(token)
     if found is None:
-        raise ValueError(f"the tokenizer has no {piece}")
+        raise ValueError(f"the tokenizer has no {token}")
     return found
 
 
@@ -178,34 +178,33 @@ class Material:
 
     def __init__(self, corpus: Corpus, tokenizer: Tokenizer, english: Tokenizer, settings: DistilSettings) -> None:
         self.settings = settings
-        self.pieces = tokenizer.get_vocab_size()
         self.special = {name: _id(tokenizer, name) for name in ("[CLS]", "[SEP]", "[MASK]")}
         self._tokenizer = tokenizer
         lines = corpus.aligned
         korean, others = self._bare(tokenizer, [ko for _, ko in lines]), self._bare(english, [en for en, _ in lines])
         ends = _id(english, "[CLS]"), _id(english, "[SEP]")
-        longest = settings.line_pieces - 2
+        longest = settings.line_tokens - 2
         unique = {lines[index]: index for index in range(len(lines)) if 3 <= len(korean[index]) <= 2 * longest}
         self.lines = [
             (self._framed(korean[index], longest), [ends[0], *others[index][:longest], ends[1]]) for index in unique.values()
         ]
-        # Joined lines: from every place in the documents to some length between 64 pieces and the longest.
+        # Joined lines: from every place in the documents to some length between 64 tokens and the longest.
         draw = random.Random(settings.seed)  # noqa: S311  a seeded order, no secret
         self.passages, place = [], 0
         while place < len(lines):
-            wanted = draw.randint(64, settings.passage_pieces - 2)
+            wanted = draw.randint(64, settings.passage_tokens - 2)
             mine: list[int] = []
             theirs: list[int] = []
             while place < len(lines) and len(mine) < wanted:
                 mine, theirs, place = mine + korean[place], theirs + others[place], place + 1
-            room = settings.passage_pieces - 2
+            room = settings.passage_tokens - 2
             if len(mine) <= 2 * room:
                 self.passages.append((self._framed(mine, room), [ends[0], *theirs[: 254 - 2], ends[1]]))
         native = [(record.query, record.positives[0]) for record in corpus.native("train")]
         headings = [(record.query, record.positives[0]) for record in corpus.pages]
         told = [pair for _, passage in native for pair in told_sentences(passage)]
         asked = [*native, *native, *headings, *dict.fromkeys(told)]
-        room = settings.passage_pieces - 2
+        room = settings.passage_tokens - 2
         self.questions = [
             (self._framed(question, 48), self._framed(passage, room))
             for question, passage in zip(
@@ -247,13 +246,13 @@ class Material:
         return tuple(map(list, zip(*chosen, strict=True)))
 
     def _mask(self, texts: Sequence[list[int]], draw: random.Random) -> tuple[list[list[int]], list[list[int]]]:
-        """Return (masked texts, targets): a target is the piece that was there, or -100 where nothing is asked."""
+        """Return (masked texts, targets): a target is the token that was there, or -100 where nothing is asked."""
         masked, targets = [], []
         for ids in texts:
             asked = [0 < place < len(ids) - 1 and draw.random() < _MASKED_SHARE for place in range(len(ids))]
             hidden = self.special["[MASK]"]
-            masked.append([hidden if ask and draw.random() < 0.9 else piece for piece, ask in zip(ids, asked, strict=True)])
-            targets.append([piece if ask else -100 for piece, ask in zip(ids, asked, strict=True)])
+            masked.append([hidden if ask and draw.random() < 0.9 else token for token, ask in zip(ids, asked, strict=True)])
+            targets.append([token if ask else -100 for token, ask in zip(ids, asked, strict=True)])
         return masked, targets
 
     def _framed(self, ids: Sequence[int], room: int) -> list[int]:

@@ -1,7 +1,7 @@
-"""Stage 2: a start for the new pieces' embeddings, so that the English body reads Korean before any training.
+"""Stage 2: a start for the new tokens' embeddings, so that the English body reads Korean before any training.
 
-IBM model 1 on aligned lines says which English pieces stand where a Korean piece stands; the Korean piece starts as the
-mean of their embeddings. A piece that the lines hardly use is placed by Kiwi: morphemes that Kiwi's language model finds
+IBM model 1 on aligned lines says which English tokens stand where a Korean token stands; the Korean token starts as the
+mean of their embeddings. A token that the lines hardly use is placed by Kiwi: morphemes that Kiwi's language model finds
 alike get embeddings alike (a ridge regression from similarities to anchor morphemes onto the embeddings found by
 alignment). Pieces that the English model knows keep its embedding.
 """
@@ -15,9 +15,9 @@ import numpy as np
 from tokenizers import Tokenizer
 
 _ROUNDS = 4
-_LONGEST = 40  # pieces of a line that alignment looks at
-_FEWEST = 4  # lines that a piece must be in for its alignment to count
-_TRANSLATIONS = 6  # English pieces that a Korean one is made of
+_LONGEST = 40  # tokens of a line that alignment looks at
+_FEWEST = 4  # lines that a token must be in for its alignment to count
+_TRANSLATIONS = 6  # English tokens that a Korean one is made of
 _ANCHORS = 300
 _RIDGE = 5.0
 _NORM = 0.9  # of a new embedding, relative to the mean English one
@@ -28,42 +28,42 @@ _WORD_TAGS = ("NNG", "NNP", "VV", "VA", "MAG", "XR", "NNB", "NR", "NP", "MM", "V
 class Start:
     """The embeddings to start from, and where each comes from."""
 
-    embeddings: np.ndarray  # float32 (pieces, width)
-    sources: dict[str, int]  # pieces copied, aligned, placed by Kiwi, composed of syllables, at random
+    embeddings: np.ndarray  # float32 (tokens, width)
+    sources: dict[str, int]  # tokens copied, aligned, placed by Kiwi, composed of syllables, at random
 
 
 def initial_embeddings(
-    pieces: Sequence[str],
+    tokens: Sequence[str],
     tokenizer: Tokenizer,
     english_tokenizer: Tokenizer,
     english_embeddings: np.ndarray,
     lines: Sequence[tuple[str, str]],
 ) -> Start:
-    """Return an embedding for every piece.
+    """Return an embedding for every token.
 
     Args:
-        pieces: the new vocabulary.
+        tokens: the new vocabulary.
         tokenizer: of the new vocabulary.
         english_tokenizer: of the English model.
-        english_embeddings: its input embeddings, float32 (English pieces, width).
+        english_embeddings: its input embeddings, float32 (English tokens, width).
         lines: aligned (English, Korean) lines.
     """
     width = english_embeddings.shape[1]
     known = english_tokenizer.get_vocab()
-    ids = {piece: index for index, piece in enumerate(pieces)}
-    table = np.zeros((len(pieces), width), dtype=np.float32)
-    aligned, weights = _aligned(len(pieces), tokenizer, english_tokenizer, english_embeddings, lines)
+    ids = {token: index for index, token in enumerate(tokens)}
+    table = np.zeros((len(tokens), width), dtype=np.float32)
+    aligned, weights = _aligned(len(tokens), tokenizer, english_tokenizer, english_embeddings, lines)
 
-    copied = np.zeros(len(pieces), dtype=bool)
-    for piece, index in ids.items():
-        if piece in known:
-            table[index] = english_embeddings[known[piece]]
+    copied = np.zeros(len(tokens), dtype=bool)
+    for token, index in ids.items():
+        if token in known:
+            table[index] = english_embeddings[known[token]]
             copied[index] = True
     by_alignment = ~copied & (weights >= _FEWEST)
     table[by_alignment] = aligned[by_alignment]
 
-    rest = [index for index in range(len(pieces)) if not copied[index] and not by_alignment[index]]
-    placed = _placed_by_kiwi(pieces, np.flatnonzero(by_alignment), table, np.minimum(weights, 50), rest)
+    rest = [index for index in range(len(tokens)) if not copied[index] and not by_alignment[index]]
+    placed = _placed_by_kiwi(tokens, np.flatnonzero(by_alignment), table, np.minimum(weights, 50), rest)
     for index, row in placed.items():
         table[index] = row
     random = np.random.default_rng(0)
@@ -71,10 +71,10 @@ def initial_embeddings(
     done = copied | by_alignment
     done[list(placed)] = True
     for index in np.flatnonzero(~done).tolist():
-        # A piece of several syllables that nobody knows is the mean of them; a lone character starts anywhere.
-        letters = [ids.get(letter, index) for letter in pieces[index].removeprefix("##")]
+        # A token of several syllables that nobody knows is the mean of them; a lone character starts anywhere.
+        letters = [ids.get(letter, index) for letter in tokens[index].removeprefix("##")]
         letters = [letter for letter in letters if done[letter]]
-        if letters and len(pieces[index].removeprefix("##")) > 1:
+        if letters and len(tokens[index].removeprefix("##")) > 1:
             table[index] = table[letters].mean(axis=0) + random.normal(0, 0.01, width)
             composed += 1
         else:
@@ -95,7 +95,7 @@ def _aligned(
     english_embeddings: np.ndarray,
     lines: Sequence[tuple[str, str]],
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return what alignment makes of each piece, (count, width), and the number of lines it is in, (count,)."""
+    """Return what alignment makes of each token, (count, width), and the number of lines it is in, (count,)."""
     korean = tokenizer.encode_batch_fast([line for _, line in lines], add_special_tokens=False)
     english = english_tokenizer.encode_batch_fast([line for line, _ in lines], add_special_tokens=False)
     base = len(english_embeddings)
@@ -106,7 +106,7 @@ def _aligned(
         if not len(mine) or not len(theirs):
             continue
         weights[mine] += 1
-        # One cell for each pair of pieces in the line; the English piece's slot is what its candidates share.
+        # One cell for each pair of tokens in the line; the English token's slot is what its candidates share.
         keys.append((mine[:, None].astype(np.int64) * base + theirs).ravel())
         slots.append((slot_count + np.arange(len(theirs), dtype=np.int32))[None].repeat(len(mine), axis=0).ravel())
         slot_count += len(theirs)
@@ -119,23 +119,23 @@ def _aligned(
         share = likely[cell]
         share /= np.bincount(slot, share, slot_count)[slot]
         expected = np.bincount(cell, share, len(cells))
-        likely = expected / np.bincount(mine, expected, count)[mine]  # p(English piece | Korean piece)
+        likely = expected / np.bincount(mine, expected, count)[mine]  # p(English token | Korean token)
     overall = np.bincount(theirs, expected, base) / expected.sum()
-    # What stands everywhere says little about one piece: weigh by how far above its mean frequency it is.
+    # What stands everywhere says little about one token: weigh by how far above its mean frequency it is.
     score = likely * np.log1p(likely / (overall[theirs] + 1e-6))
     rows = np.zeros((count, english_embeddings.shape[1]), dtype=np.float32)
     starts = np.searchsorted(mine, np.arange(count + 1))
-    for piece in np.flatnonzero(weights >= _FEWEST):
-        start, end = starts[piece], starts[piece + 1]
+    for token in np.flatnonzero(weights >= _FEWEST):
+        start, end = starts[token], starts[token + 1]
         best = start + np.argsort(-score[start:end])[:_TRANSLATIONS]
-        rows[piece] = (score[best] / score[best].sum()) @ english_embeddings[theirs[best]]
+        rows[token] = (score[best] / score[best].sum()) @ english_embeddings[theirs[best]]
     return rows, weights
 
 
 def _placed_by_kiwi(
-    pieces: Sequence[str], aligned: np.ndarray, table: np.ndarray, weights: np.ndarray, rest: Sequence[int]
+    tokens: Sequence[str], aligned: np.ndarray, table: np.ndarray, weights: np.ndarray, rest: Sequence[int]
 ) -> dict[int, np.ndarray]:
-    """Return embeddings of pieces that Kiwi knows as morphemes, by their likeness to others."""
+    """Return embeddings of tokens that Kiwi knows as morphemes, by their likeness to others."""
     from kiwipiepy import Kiwi
 
     kiwi = Kiwi()
@@ -148,7 +148,7 @@ def _placed_by_kiwi(
             morphemes.setdefault(found.form, found.id)
 
     def morpheme(index: int) -> int | None:
-        return morphemes.get(pieces[index].removeprefix("##"))
+        return morphemes.get(tokens[index].removeprefix("##"))
 
     taught = [index for index in aligned if morpheme(index) is not None]
     anchors = [
@@ -156,7 +156,7 @@ def _placed_by_kiwi(
     ]
     asked = [index for index in rest if morpheme(index) is not None]
 
-    def likeness(indices: Sequence[int]) -> np.ndarray:  # (pieces, anchors)
+    def likeness(indices: Sequence[int]) -> np.ndarray:  # (tokens, anchors)
         rows = [[kiwi.morpheme_similarity(morpheme(index), anchor) for anchor in anchors] for index in indices]
         return np.array(rows, dtype=np.float64).reshape(len(indices), len(anchors))
 
