@@ -69,7 +69,7 @@ class Knockout(Ranker):
         max_chunks_per_doc: int | None = None,
         top_n: int | None = None,
     ) -> Rounds:
-        texts, places = distinct(documents)
+        texts, indexes = distinct(documents)
         order, left, cost = [], list(range(len(texts))), Cost()
         tokens = np.zeros(len(texts), np.int32)
         while left and len(order) < (top_n or len(texts)):
@@ -90,7 +90,7 @@ class Knockout(Ranker):
         logits[order] = [(len(texts) - place) / len(texts) for place in range(len(texts))]
         none = np.zeros(len(texts), bool)
         scored = Scored(logits, tokens, none, False, none + 1, cost, absolute=False, instructed=True)
-        return scored.spread(places)
+        return scored.spread(indexes)
 
     def _forward(self, items: Sequence[Comparison]) -> tuple[list[float], int]:
         self.passes += 1

@@ -30,7 +30,7 @@ class Ranking:
         scores: float32, (documents,).
         tokens: read for them.
         model_calls: sequences that its model computed.
-        absolute: whether the scores are more than places.
+        absolute: whether the scores are more than ranks.
     """
 
     scores: np.ndarray
@@ -53,7 +53,7 @@ class Row:
         seconds: per query, to score its candidates on the machine of the evaluation; None where nothing was measured.
         tokens: read in all.
         model_calls: sequences computed in all.
-        absolute: whether the scores are more than places.
+        absolute: whether the scores are more than ranks.
         kind: what kind of ranker it is; empty for none.
     """
 
@@ -135,8 +135,8 @@ def compare(
     """
     values = {(name, "", metric): column for name, row in rows.items() for metric, column in row.metrics.items()}
     names = list(rows)
-    for place, name in enumerate(names):
-        for other in names[:place]:
+    for index, name in enumerate(names):
+        for other in names[:index]:
             for metric, column in rows[name].metrics.items():
                 values[name, other, metric] = column - rows[other].metrics[metric]
     intervals = bootstrap_intervals(values, seed)
@@ -153,7 +153,7 @@ def compare(
         "seed": seed,
         "rows": {name: row.to_json() for name, row in rows.items()},
         "intervals": {name: of(name) for name in rows},
-        "differences": {f"{name}-{other}": of(name, other) for place, name in enumerate(names) for other in names[:place]},
+        "differences": {f"{name}-{other}": of(name, other) for index, name in enumerate(names) for other in names[:index]},
         "slices": _slices(rows, sets, seed),
         "models": dict(models),
         "kinds": {name: row.kind for name, row in rows.items() if row.kind},
@@ -184,21 +184,21 @@ def worst_queries(rows: Mapping[str, Row], sets: Sequence[CandidateSet]) -> dict
     Queries whose right documents the first stage didn't find are no reranker's fault and are left out.
     """
     first = next(iter(rows.values()))
-    rankable = [place for place, item in enumerate(sets) if item.positives]
+    rankable = [index for index, item in enumerate(sets) if item.positives]
     found = {}
     for name, row in list(rows.items())[1:]:
-        chosen = sorted(rankable, key=lambda place: (row.metrics["mrr"][place], -first.metrics["mrr"][place]))[:WORST_QUERIES]
+        chosen = sorted(rankable, key=lambda index: (row.metrics["mrr"][index], -first.metrics["mrr"][index]))[:WORST_QUERIES]
         found[name] = [
             {
-                "query": sets[place].query,
-                "source": sets[place].source,
-                "rank": _rank(row, place),
-                "rank_without": _rank(first, place),
-                "right": _best(sets[place], row.scores[place], right=True),
-                "first": _best(sets[place], row.scores[place], right=False),
+                "query": sets[index].query,
+                "source": sets[index].source,
+                "rank": _rank(row, index),
+                "rank_without": _rank(first, index),
+                "right": _best(sets[index], row.scores[index], right=True),
+                "first": _best(sets[index], row.scores[index], right=False),
             }
-            for place in chosen
-            if row.metrics["mrr"][place] < 1
+            for index in chosen
+            if row.metrics["mrr"][index] < 1
         ]
     return found
 
@@ -209,34 +209,34 @@ def golden_queries(rows: Mapping[str, Row], sets: Sequence[CandidateSet]) -> dic
     Queries that the candidate answers right come first, so that they can be shown as well as checked.
     """
     candidate, base = rows[CANDIDATE], rows.get(BASE)
-    rankable = (place for place, item in enumerate(sets) if item.positives)
-    order = sorted(rankable, key=lambda place: -candidate.metrics["mrr"][place])
+    rankable = (index for index, item in enumerate(sets) if item.positives)
+    order = sorted(rankable, key=lambda index: -candidate.metrics["mrr"][index])
     return {
         "queries": [
             {
-                "query": sets[place].query,
-                "documents": list(sets[place].documents),
-                "positive": min(sets[place].positives),
-                "scores": _served(candidate, place),
+                "query": sets[index].query,
+                "documents": list(sets[index].documents),
+                "positive": min(sets[index].positives),
+                "scores": _served(candidate, index),
                 **({} if candidate.absolute else {"absolute": False}),
-                **({"base_scores": _served(base, place)} if base else {}),
+                **({"base_scores": _served(base, index)} if base else {}),
             }
-            for place in order[:GOLDEN_QUERIES]
+            for index in order[:GOLDEN_QUERIES]
         ]
     }
 
 
-def _rank(row: Row, place: int) -> int:
-    return round(1 / float(row.metrics["mrr"][place]))
+def _rank(row: Row, index: int) -> int:
+    return round(1 / float(row.metrics["mrr"][index]))
 
 
 def _best(item: CandidateSet, scores: np.ndarray, *, right: bool) -> str:
     """The document that is ranked first, of the right ones or of all."""
     order: list[int] = np.argsort(-scores, kind="stable").tolist()
-    return next(item.documents[place] for place in order if item.relevance[place] or not right)
+    return next(item.documents[index] for index in order if item.relevance[index] or not right)
 
 
-def _served(row: Row, place: int) -> list[float]:
+def _served(row: Row, index: int) -> list[float]:
     """Return the scores of a query as the endpoint says them."""
-    logits = row.scores[place].astype(np.float64)
+    logits = row.scores[index].astype(np.float64)
     return [float(f"{value:.8g}") for value in (1 / (1 + np.exp(-logits)) if row.absolute else logits)]

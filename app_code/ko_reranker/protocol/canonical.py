@@ -98,19 +98,19 @@ class RerankRequest:
         return replace(self, documents=tuple(Document(document.text) for document in self.documents))
 
     def distinct(self) -> tuple[RerankRequest, tuple[int, ...] | None]:
-        """Return the request with each pair of query and text once, and for each document its place there.
+        """Return the request with each pair of query and text once, and for each document its index there.
 
-        What is scored twice may differ in its last digit, by what stands beside it: equal texts are to tie. None for the places
-        where nothing is there twice.
+        What is scored twice may differ in its last digit, by what stands beside it: equal texts are to tie. None for the
+        indexes where nothing is there twice.
         """
-        places: dict[tuple[str, str], int] = {}
+        indexes: dict[tuple[str, str], int] = {}
         firsts: list[int] = []
         of_documents = []
         for index, document in enumerate(self.documents):
-            place = places.setdefault((self.query_of(index), document.text), len(firsts))
-            if place == len(firsts):
+            distinct_index = indexes.setdefault((self.query_of(index), document.text), len(firsts))
+            if distinct_index == len(firsts):
                 firsts.append(index)
-            of_documents.append(place)
+            of_documents.append(distinct_index)
         return (self, None) if len(firsts) == len(self.documents) else (self.part(firsts), tuple(of_documents))
 
     def query_of(self, index: int) -> str:
@@ -147,7 +147,7 @@ class RerankResult:
 
     Attributes:
         logits: float32 values, one per document; ``BLANK_LOGIT`` for a blank one. Where they are not absolute, what stands for
-            a document's place: (n - place) / n, from place 0 among n.
+            a document's rank: (n - rank) / n, from rank 0 among n.
         tokens: how many tokens the model read, one count per document.
         truncated: whether the document's end was cut off, one per document.
         model: the model that answered.
@@ -189,25 +189,25 @@ class RerankResult:
         read, written = sum(self.tokens), self.effort.output_tokens if self.effort else 0
         return {"prompt_tokens": read, "completion_tokens": written, "total_tokens": read + written}
 
-    def spread(self, places: Sequence[int] | None) -> RerankResult:
+    def spread(self, indexes: Sequence[int] | None) -> RerankResult:
         """Return the result of a request from that of its ``distinct`` one: copies cost no tokens."""
-        if places is None:
+        if indexes is None:
             return self
         seen: set[int] = set()
         first = []
-        for place in places:
-            first.append(place not in seen)
-            seen.add(place)
+        for index in indexes:
+            first.append(index not in seen)
+            seen.add(index)
         return replace(
             self,
-            logits=tuple(self.logits[place] for place in places),
-            tokens=tuple(self.tokens[place] if new else 0 for place, new in zip(places, first, strict=True)),
-            truncated=tuple(self.truncated[place] for place in places),
-            chunks=tuple(self.chunks[place] for place in places) if self.chunks else (),
-            raw=tuple(self.raw[place] for place in places) if self.raw else (),
+            logits=tuple(self.logits[index] for index in indexes),
+            tokens=tuple(self.tokens[index] if new else 0 for index, new in zip(indexes, first, strict=True)),
+            truncated=tuple(self.truncated[index] for index in indexes),
+            chunks=tuple(self.chunks[index] for index in indexes) if self.chunks else (),
+            raw=tuple(self.raw[index] for index in indexes) if self.raw else (),
             unrepaired=tuple(
                 [QUERY] * (QUERY in self.unrepaired)
-                + [index for index, place in enumerate(places) if place in set(self.unrepaired)]
+                + [position for position, index in enumerate(indexes) if index in set(self.unrepaired)]
             ),
         )
 
@@ -222,7 +222,7 @@ class RerankResult:
         if len(parts) == 1:
             return first
         if not all(part.absolute for part in parts):
-            raise ValueError("the parts' scores are places within each part")
+            raise ValueError("the parts' scores are ranks within each part")
         chunked = any(part.chunks for part in parts)
         return replace(
             first,
@@ -232,17 +232,17 @@ class RerankResult:
             query_truncated=any(part.query_truncated for part in parts),
             chunks=tuple(n for part in parts for n in part.chunks or (1,) * len(part.logits)) if chunked else (),
             raw=tuple(value for part in parts for value in part.raw),
-            unrepaired=tuple(sorted({index for place, part in _places(parts) for index in part.moved(place)})),
+            unrepaired=tuple(sorted({index for start, part in _starts(parts) for index in part.moved(start)})),
         )
 
-    def moved(self, place: int) -> Iterator[int]:
-        """Yield what is unrepaired in a part whose first document is the request's at ``place``."""
-        return (index if index == QUERY else place + index for index in self.unrepaired)
+    def moved(self, start: int) -> Iterator[int]:
+        """Yield what is unrepaired in a part whose first document is the request's at ``start``."""
+        return (index if index == QUERY else start + index for index in self.unrepaired)
 
 
-def _places(parts: Sequence[RerankResult]) -> Iterator[tuple[int, RerankResult]]:
-    """Yield parts with the place of each one's first document."""
-    place = 0
+def _starts(parts: Sequence[RerankResult]) -> Iterator[tuple[int, RerankResult]]:
+    """Yield parts with the index of each one's first document."""
+    start = 0
     for part in parts:
-        yield place, part
-        place += len(part.logits)
+        yield start, part
+        start += len(part.logits)

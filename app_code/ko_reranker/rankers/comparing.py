@@ -21,8 +21,8 @@ _APART = 16
 class Comparing(Ranker):
     """Finds an order by asking the model which of some documents is better, as a sort wants to know it.
 
-    The prompt's method says how. Pairwise shows two documents in both orders, which undoes the model's liking for a place: all
-    pairs, or, where only the best ``top_n`` are wanted, those that a heap needs. Setwise asks a heap for the best of a few.
+    The prompt's method says how. Pairwise shows two documents in both orders, which undoes the model's liking for a position:
+    all pairs, or, where only the best ``top_n`` are wanted, those that a heap needs. Setwise asks a heap for the best of a few.
     Listwise orders one window after the other, from the end to the front. What counts is the logit of a document's label, or,
     if the prompt has no such answer, the order that the model writes, token by token.
 
@@ -59,12 +59,12 @@ class Comparing(Ranker):
         Raises:
             UnrankableError: the instruction leaves no room for query and documents.
         """
-        texts, places = distinct(documents)
+        texts, indexes = distinct(documents)
         shown = self.encoder.begin(query, texts, instruction=instruction, max_tokens=max_tokens_per_doc)
         ranking = _Ranking(self.encoder, self.ends, shown)
         order = yield from ranking.order(len(texts), top_n)
         logits = np.empty(len(texts), np.float32)
-        logits[order] = [(len(texts) - place) / len(texts) for place in range(len(texts))]
+        logits[order] = [(len(texts) - rank) / len(texts) for rank in range(len(texts))]
         scored = Scored(
             logits=logits,
             tokens=shown.tokens,
@@ -76,7 +76,7 @@ class Comparing(Ranker):
             instructed=self.encoder.prompt.instructed,
             warnings=ranking.warnings,
         )
-        return scored.spread(places)
+        return scored.spread(indexes)
 
 
 class _Ranking:
@@ -123,11 +123,11 @@ class _Ranking:
         return shares
 
     def _best(self, groups: Sequence[Group]) -> Generator[Sequence[Item], Sequence[Result], list[int]]:
-        """Return the place of the best document of each group."""
+        """Return the index of the best document of each group."""
         return [order[0] for order in (yield from self._orders(groups))]
 
     def _orders(self, groups: Sequence[Group]) -> Generator[Sequence[Item], Sequence[Result], list[list[int]]]:
-        """Return the places of each group, best first; equal ones stay as they are."""
+        """Return the indexes of each group, best first; equal ones stay as they are."""
         logits = yield from self._logits(groups, len(groups))
         return [np.argsort(-row[: len(group)], kind="stable").tolist() for row, group in zip(logits, groups, strict=True)]
 
@@ -138,7 +138,7 @@ class _Ranking:
         return np.array((yield items), dtype=np.float32)
 
     def _written(self, groups: Sequence[Group]) -> Generator[Sequence[Item], Sequence[Result], list[list[int]]]:
-        """Return the places of each group in the order that the model writes."""
+        """Return the indexes of each group in the order that the model writes."""
         items = self._shown.items(groups, share=False)
         self.cost += replace(Cost.of(items), comparisons=len(groups))
         names = self._prompt.names

@@ -24,7 +24,7 @@ from ko_reranker.rankers.interface import Cost, Ranker, RankerError, Rounds, Sco
 from ko_reranker.rankers.modular import ModularClassifier
 from ko_reranker.rankers.options import EngineOptions
 from ko_reranker.rankers.pairs import PairEncoder
-from ko_reranker.rankers.placing import make_engine, placed, precision_of, served_dtype, tokens_of_a_batch
+from ko_reranker.rankers.placing import device_of, make_engine, precision_of, served_dtype, tokens_of_a_batch
 from ko_reranker.rankers.texts import CACHE_TOKENS
 
 DEFAULT_MAX_LENGTH = 512
@@ -79,8 +79,8 @@ class CrossEncoder(Ranker):
     ) -> CrossEncoder:
         """Load from a folder; :func:`ko_reranker.rankers.load_ranker` explains the arguments."""
         bound_caches()
-        place = placed(options)
-        floating, int8 = served_dtype(options.dtype, place), options.dtype == "int8"
+        device = device_of(options)
+        floating, int8 = served_dtype(options.dtype, device), options.dtype == "int8"
         loaded = load_scorer(folder, model_id, dtype=floating, trust_remote_code=trust_remote_code)
         model = loaded.model
         length = options.max_length or read_settings(folder).get("max_length") or DEFAULT_MAX_LENGTH
@@ -97,18 +97,18 @@ class CrossEncoder(Ranker):
             )
         except (AttributeError, ValueError) as error:
             raise RankerError(f"{model_id} cannot be used: {error}") from error
-        budget = tokens_of_a_batch(place, options)
-        model.eval().requires_grad_(False).to(place)
+        budget = tokens_of_a_batch(device, options)
+        model.eval().requires_grad_(False).to(device)
         try:
             forward = _forward(loaded, encoder, budget, int8=int8)
         except ValueError as error:
             raise RankerError(f"{model_id} loads, but {error}") from error
         return cls(
-            make_engine(forward, place, options, observer),
+            make_engine(forward, device, options, observer),
             encoder,
             model_id=model_id,
             chunk_overlap=options.chunk_overlap,
-            precision=precision_of(options, place),
+            precision=precision_of(options, device),
         )
 
     def rounds(
@@ -122,7 +122,7 @@ class CrossEncoder(Ranker):
         top_n: int | None = None,
     ) -> Rounds:
         """Score all documents, whatever ``top_n``; an instruction is not read."""
-        texts, places = distinct(documents)
+        texts, indexes = distinct(documents)
         encoded = self.encoder.encode_documents(
             query, texts, max_chunks=max_chunks_per_doc, overlap=self.chunk_overlap, max_tokens=max_tokens_per_doc
         )
@@ -136,7 +136,7 @@ class CrossEncoder(Ranker):
             chunks=encoded.chunks,
             cost=Cost.of(encoded.pairs),
         )
-        return scored.spread(places)
+        return scored.spread(indexes)
 
 
 def read_settings(folder: Path) -> dict[str, Any]:

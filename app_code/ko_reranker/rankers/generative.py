@@ -18,7 +18,7 @@ from ko_reranker.rankers.comparing import Comparing
 from ko_reranker.rankers.generative_folders import read_generative
 from ko_reranker.rankers.interface import Ranker, RankerError
 from ko_reranker.rankers.options import EngineOptions
-from ko_reranker.rankers.placing import make_engine, placed, precision_of, served_dtype
+from ko_reranker.rankers.placing import device_of, make_engine, precision_of, served_dtype
 from ko_reranker.rankers.pointwise import Pointwise
 from ko_reranker.rankers.prompts import ComparingPrompt, PromptError
 from ko_reranker.rankers.prompts.encoding import PromptEncoder
@@ -43,9 +43,9 @@ def load_generative(
     bound_caches()
     if options.dtype == "int8":
         raise RankerError(f"dtype int8 is not there for generative rerankers such as {model_id}: use fp32 or bf16.")
-    place = placed(options)
+    device = device_of(options)
     said = read_generative(folder, model_id, prompt=options.prompt, trust_remote_code=trust_remote_code)
-    floating = served_dtype(options.dtype, place)
+    floating = served_dtype(options.dtype, device)
     loaded = load_decoder(said.source, check_decoder, dtype=floating, trust_remote_code=trust_remote_code)
     length = options.max_length or said.max_length or _DEFAULT_MAX_LENGTHS[said.prompt.method]
     length = min(length, position_limit(loaded.transformer))
@@ -59,10 +59,10 @@ def load_generative(
             )
     except PromptError as error:
         raise RankerError(f"{model_id} cannot be used: {error}.") from error
-    loaded.model.eval().requires_grad_(False).to(place)
+    loaded.model.eval().requires_grad_(False).to(device)
     forward = DecoderForward(Decoder(loaded.transformer), _head(loaded, encoder, classifies=said.classifies))
-    options = replace(options, batch_tokens=options.batch_tokens or _BATCH_TOKENS[place.type])
-    engine, precision = make_engine(forward, place, options, observer), precision_of(options, place)
+    options = replace(options, batch_tokens=options.batch_tokens or _BATCH_TOKENS[device.type])
+    engine, precision = make_engine(forward, device, options, observer), precision_of(options, device)
     if isinstance(encoder, WindowEncoder):
         return Comparing(engine, encoder, ends=_ends(loaded), model_id=model_id, precision=precision)
     return Pointwise(

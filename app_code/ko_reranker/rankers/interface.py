@@ -75,8 +75,8 @@ class Scored:
     """The scores of one query's documents, in the order of the documents.
 
     Attributes:
-        logits: float32, (documents,); the higher, the more relevant. Where they are not absolute, (n - place) / n for a
-            document's place from 0 among n.
+        logits: float32, (documents,); the higher, the more relevant. Where they are not absolute, (n - rank) / n for a
+            document's rank from 0 among n.
         tokens: int32, (documents,); tokens read for each document, the query's and special ones included; all of `cost`.
         truncated: bool, (documents,); whether a part of a document was not read.
         query_truncated: whether the query itself was cut, to half the ranker's length.
@@ -99,36 +99,36 @@ class Scored:
     instructed: bool = False
     warnings: tuple[str, ...] = ()
 
-    def spread(self, places: np.ndarray | None) -> Scored:
+    def spread(self, indexes: np.ndarray | None) -> Scored:
         """Return the scores of all documents from those of the distinct ones; copies cost no tokens.
 
         Args:
-            places: from `distinct`.
+            indexes: from `distinct`.
         """
-        if places is None:
+        if indexes is None:
             return self
-        tokens = np.zeros(len(places), self.tokens.dtype)
-        _, firsts = np.unique(places, return_index=True)
+        tokens = np.zeros(len(indexes), self.tokens.dtype)
+        _, firsts = np.unique(indexes, return_index=True)
         tokens[firsts] = self.tokens
         return replace(
             self,
-            logits=self.logits[places],
+            logits=self.logits[indexes],
             tokens=tokens,
-            truncated=self.truncated[places],
-            chunks=self.chunks[places],
-            raw=None if self.raw is None else self.raw[places],
+            truncated=self.truncated[indexes],
+            chunks=self.chunks[indexes],
+            raw=None if self.raw is None else self.raw[indexes],
         )
 
 
 def distinct(documents: Sequence[str]) -> tuple[list[str], np.ndarray | None]:
     """Return each text once, and where each document stands among them: int64, (documents,).
 
-    Scored apart, equal documents might differ in their last digit, and are to tie. None for the places where all differ.
+    Scored apart, equal documents might differ in their last digit, and are to tie. None for the indexes where all differ.
     """
-    place_of = {document: place for place, document in enumerate(dict.fromkeys(documents))}
-    if len(place_of) == len(documents):
+    index_of = {document: index for index, document in enumerate(dict.fromkeys(documents))}
+    if len(index_of) == len(documents):
         return list(documents), None
-    return list(place_of), np.array([place_of[document] for document in documents])
+    return list(index_of), np.array([index_of[document] for document in documents])
 
 
 def best_of(scores: np.ndarray, chunks: np.ndarray) -> np.ndarray:
@@ -228,7 +228,7 @@ class Ranker(ABC):
         model_id: the model's name, for answers and logs.
         precision: the arithmetic it computes in, for people to read.
         engine: computes the items of its rounds.
-        absolute: whether a document's score depends on nothing but query and document. If not, it is the document's place among
+        absolute: whether a document's score depends on nothing but query and document. If not, it is the document's rank among
             those it was ranked with, and they have to be ranked together.
         raw_scale: what its raw scores are: ``logit``, or what the family itself takes for a score.
         vectors: documents' vectors that it keeps; None in families that have none.
@@ -275,7 +275,7 @@ class Ranker(ABC):
         """Return float32 logits, (documents,).
 
         Raises:
-            RankerError: the ranker gives no scores that could be compared, only places; `rank` tells those.
+            RankerError: the ranker gives no scores that could be compared, only ranks; `rank` tells those.
         """
         self._check_absolute()
         return self.score_detailed(query, documents).logits

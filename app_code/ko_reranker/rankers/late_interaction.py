@@ -26,7 +26,7 @@ from ko_reranker.rankers.interface import Cost, Ranker, RankerError, Rounds, Sco
 from ko_reranker.rankers.late_interaction_folders import Calibration, LateInteractionSettings, read_layout
 from ko_reranker.rankers.late_interaction_texts import ApartEncoder, EncodedText
 from ko_reranker.rankers.options import EngineOptions
-from ko_reranker.rankers.placing import make_engine, placed, precision_of, served_dtype
+from ko_reranker.rankers.placing import device_of, make_engine, precision_of, served_dtype
 from ko_reranker.rankers.texts import CACHE_TOKENS
 from ko_reranker.rankers.vectors import VectorCache
 
@@ -87,11 +87,11 @@ class LateInteraction(Ranker):
     ) -> LateInteraction:
         """Load from a folder; :func:`ko_reranker.rankers.load_ranker` explains the arguments."""
         bound_caches()
-        place = placed(options)
+        device = device_of(options)
         layout = read_layout(folder, model_id, trust_remote_code=trust_remote_code)
-        floating = served_dtype(options.dtype, place)
+        floating = served_dtype(options.dtype, device)
         loaded = load_encoder(layout.source, dtype=floating, trust_remote_code=trust_remote_code)
-        model: PreTrainedModel = loaded.transformer.eval().requires_grad_(False).to(place)
+        model: PreTrainedModel = loaded.transformer.eval().requires_grad_(False).to(device)
         if model.config.model_type not in ENCODERS:
             raise layout.source.refused(
                 f"is a {model.config.model_type}, whose tokens' vectors are not computed here: what is are "
@@ -110,11 +110,11 @@ class LateInteraction(Ranker):
         except ValueError as error:
             raise RankerError(f"{model_id} cannot be used: {error}") from error
         bias = layout.projection.bias
-        head = VectorHead(layout.projection.weight.to(place, floating), None if bias is None else bias.to(place, floating))
+        head = VectorHead(layout.projection.weight.to(device, floating), None if bias is None else bias.to(device, floating))
         packed = make_encoder(model, reads=head.reads, int8=options.dtype == "int8")
-        precision = precision_of(options, place)
+        precision = precision_of(options, device)
         return cls(
-            make_engine(PackedForward(packed, head), place, options, observer),
+            make_engine(PackedForward(packed, head), device, options, observer),
             encoder,
             calibration=layout.calibration,
             vectors=_vector_cache(folder, options, precision),
@@ -134,7 +134,7 @@ class LateInteraction(Ranker):
         top_n: int | None = None,
     ) -> Rounds:
         """Score all documents, whatever ``top_n``; an instruction is not read."""
-        texts, places = distinct(documents)
+        texts, indexes = distinct(documents)
         asked, query_truncated = self.encoder.query(query)
         encoded = self.encoder.documents(
             texts, max_chunks=max_chunks_per_doc, overlap=self.chunk_overlap, max_tokens=max_tokens_per_doc
@@ -163,7 +163,7 @@ class LateInteraction(Ranker):
             chunks=encoded.chunks,
             cost=Cost.of(items),
         )
-        return scored.spread(places)
+        return scored.spread(indexes)
 
     def encode_query(self, query: str) -> np.ndarray:
         """Return the vectors of a query's tokens that count: float32, (vectors, channels), each of length 1."""

@@ -63,7 +63,7 @@ class Pointwise(Ranker):
         Raises:
             UnrankableError: the instruction leaves no room for query and document, or the query has no tokens to be likely.
         """
-        texts, places = distinct(documents)
+        texts, indexes = distinct(documents)
         encoded = self.encoder.encode_documents(
             query,
             texts,
@@ -84,4 +84,4 @@ class Pointwise(Ranker):
             cost=Cost.of(encoded.pairs),
             instructed=self.encoder.prompt.instructed,
         )
-        return scored.spread(places)
+        return scored.spread(indexes)

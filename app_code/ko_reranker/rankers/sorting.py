@@ -38,28 +38,28 @@ def all_pairs(count: int) -> Sort[float]:
 def heap_sort(count: int, children: int, top: int | None = None) -> Sort[int]:
     """Find the best ``top`` documents with a heap; the others follow as the heap has them.
 
-    Its answers are the place of the best document of a group. While the heap is built, a group is a document and its children,
-    and those of a level are one round: at most ``(count - 1) / (children - 1)`` groups and one a level more. Each place after
+    Its answers are the index of the best document of a group. While the heap is built, a group is a document and its children,
+    and those of a level are one round: at most ``(count - 1) / (children - 1)`` groups and one a level more. Each rank after
     the first then takes one group of children a level, as those below a document that has left move up in its place.
 
     Args:
         count: documents.
         children: of each document in the heap, at least two.
-        top: how many places are wanted; None for all.
+        top: how many ranks are wanted; None for all.
     """
     heap: list[int | None] = list(range(count))
 
-    def below(place: int) -> list[int]:
-        first = place * children + 1
+    def below(index: int) -> list[int]:
+        first = index * children + 1
         return [child for child in range(first, min(first + children, count)) if heap[child] is not None]
 
     for level in reversed(_levels(count, children)):
-        sinking = [place for place in level if below(place)]
+        sinking = [index for index in level if below(index)]
         while sinking:
-            best = yield [_of(heap, [place, *below(place)]) for place in sinking]
-            lost = [(place, below(place)[found - 1]) for place, found in zip(sinking, best, strict=True) if found]
-            for place, child in lost:
-                heap[place], heap[child] = heap[child], heap[place]
+            best = yield [_of(heap, [index, *below(index)]) for index in sinking]
+            lost = [(index, below(index)[found - 1]) for index, found in zip(sinking, best, strict=True) if found]
+            for index, child in lost:
+                heap[index], heap[child] = heap[child], heap[index]
             sinking = [child for _, child in lost if below(child)]
 
     order: list[int] = []
@@ -75,34 +75,36 @@ def heap_sort(count: int, children: int, top: int | None = None) -> Sort[int]:
 
 
 def best_by_pairs(groups: Sequence[Group]) -> Generator[Sequence[Group], Sequence[float], list[int]]:
-    """Find the place of the best document of each group by pairs, whose answers are those of `all_pairs`.
+    """Find the index of the best document of each group by pairs, whose answers are those of `all_pairs`.
 
     A group of n takes n - 1 pairs; those of all groups that can be asked at the same time are one round.
     """
     standing = [list(range(len(group))) for group in groups]
-    while any(len(places) > 1 for places in standing):
+    while any(len(indexes) > 1 for indexes in standing):
         # Whoever finds no opponent waits for the next round: the first one, of a heap the parent.
-        games = [list(zip(places[len(places) % 2 :: 2], places[len(places) % 2 + 1 :: 2], strict=True)) for places in standing]
+        games = [
+            list(zip(indexes[len(indexes) % 2 :: 2], indexes[len(indexes) % 2 + 1 :: 2], strict=True)) for indexes in standing
+        ]
         shares = iter((yield [(group[a], group[b]) for group, pairs in zip(groups, games, strict=True) for a, b in pairs]))
         standing = [
-            [*places[: len(places) % 2], *(other if next(shares) < 0.5 else one for one, other in pairs)]
-            for places, pairs in zip(standing, games, strict=True)
+            [*indexes[: len(indexes) % 2], *(other if next(shares) < 0.5 else one for one, other in pairs)]
+            for indexes, pairs in zip(standing, games, strict=True)
         ]
-    return [places[0] for places in standing]
+    return [indexes[0] for indexes in standing]
 
 
 def sliding_sort(count: int, size: int, stride: int) -> Sort[Sequence[int]]:
     """Put the documents of one window after the other into order, from the end to the front, so that good ones move up.
 
-    Its answers are a group's places, best first. One pass is made: if the answers are right, so are the first
-    ``size - stride`` places, and the others are better than they were.
+    Its answers are a group's indexes, best first. One pass is made: if the answers are right, so are the first
+    ``size - stride`` ranks, and the others are better than they were.
     """
     order = list(range(count))
     for start, end in windows(count, size, stride):
         group = tuple(order[start:end])
         if len(group) > 1:
-            (places,) = yield [group]
-            order[start:end] = [group[place] for place in places]
+            (indexes,) = yield [group]
+            order[start:end] = [group[index] for index in indexes]
     return order
 
 
@@ -110,14 +112,14 @@ def windows(count: int, size: int, stride: int) -> list[tuple[int, int]]:
     """Return where windows start and end, from the last to the first, which always starts at 0.
 
     Args:
-        count: places.
+        count: documents.
         size: of a window, where there are as many.
         stride: by how much the next window is nearer to the front, from 1 to ``size``.
     """
     start = max(0, count - size)
     found = [(start, min(count, start + size))]
     while start:
-        # Clamped: stopping short of the front would leave the best places as they were.
+        # Clamped: stopping short of the front would leave the best ranks as they were.
         start = max(0, start - stride)
         found.append((start, start + size))
     return found
@@ -141,12 +143,12 @@ def answered(
         return found
 
 
-def _of(heap: Sequence[int | None], places: Sequence[int]) -> Group:
-    return tuple(document for place in places if (document := heap[place]) is not None)
+def _of(heap: Sequence[int | None], indexes: Sequence[int]) -> Group:
+    return tuple(document for index in indexes if (document := heap[index]) is not None)
 
 
 def _levels(count: int, children: int) -> list[range]:
-    """Return the places of each level of a heap."""
+    """Return the indexes of each level of a heap."""
     levels: list[range] = []
     start, width = 0, 1
     while start < count:
