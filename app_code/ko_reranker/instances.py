@@ -9,6 +9,8 @@ from typing import Literal
 # What a model's weights and activations are computed in; auto takes what is fastest where it is exact.
 Dtype = Literal["auto", "fp32", "bf16", "fp16", "int8"]
 Capability = tuple[int, int]
+# A type of SageMaker's, such as ml.g5.12xlarge.
+INSTANCE_TYPE = r"ml\.[a-z0-9-]+\.[a-z0-9]+"
 
 # Flash attention and bf16 begin with Ampere: "FlashAttention only supports Ampere GPUs or newer" (PyTorch,
 # ATen/native/transformers/cuda/flash_attn/flash_api.cpp), and its kernels for bf16 are compiled for sm_80 and up alone.

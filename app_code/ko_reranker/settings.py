@@ -16,14 +16,16 @@ from zoneinfo import available_timezones
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ko_reranker import languages
-from ko_reranker.instances import Dtype, refusal
+from ko_reranker.data.errors import PipelineError
+from ko_reranker.instances import INSTANCE_TYPE, Dtype, refusal
 from ko_reranker.recipes.shipped import recipes
+from ko_reranker.retraining.execution_input import DATASET, LANGUAGE, MOST_DOLLARS, Approval, Defaults, Formality, resolve
 from ko_reranker.retraining.gate import Gate, Requirement
 from ko_reranker.retraining.reach import unreachable
 
 Stage = Literal["local", "dev", "prod"]
 
-InstanceType = Annotated[str, Field(pattern=r"^ml\.[a-z0-9-]+\.[a-z0-9]+$")]
+InstanceType = Annotated[str, Field(pattern=f"^{INSTANCE_TYPE}$")]
 KeyArn = Annotated[str, Field(pattern=r"^arn:aws[a-z-]*:kms:[a-z0-9-]+:\d{12}:key/(mrk-)?[0-9a-f-]{32,36}$")]
 # What CloudWatch Logs knows.
 LogDays = Literal[1, 3, 5, 7, 14, 30, 60, 90, 120, 150, 180, 365, 400, 545, 731, 1096, 1827, 2192, 2557, 2922, 3288, 3653]
@@ -139,14 +141,14 @@ class Data(_Section):
 
 
 class Translation(_Section):
-    dataset: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
+    dataset: str = Field(pattern=f"^{DATASET}$")
     """The folder under raw/ that a run takes by default."""
-    source_language: str = Field(pattern=r"^[a-z]{2}(-[A-Z]{2})?$")
+    source_language: str = Field(pattern=f"^{LANGUAGE}$")
     target_language: Annotated[str, AfterValidator(lambda code: languages.find(code).code)]
     """One of ko_reranker.languages, whose rules check, search and mine what comes back."""
-    max_translation_usd: float = Field(ge=0)
+    max_translation_usd: float = Field(ge=0, le=MOST_DOLLARS)
     """A run whose translation costs more stops before it spends anything."""
-    formality: Literal["FORMAL", "INFORMAL"] | None = None
+    formality: Formality | None = None
     terminology: str | None = None
     usd_per_million_characters: float = Field(gt=0)
     characters_per_second: float = Field(gt=0)
@@ -259,7 +261,7 @@ class Evaluation(_Section):
 
 
 class Release(_Section):
-    approval: Literal["manual", "automatic"]
+    approval: Approval
     poll_seconds: int = Field(ge=1)
     max_wait_minutes: int = Field(ge=1)
     kept_days: int = Field(90, ge=1)
@@ -538,9 +540,43 @@ class Settings(_Section):
             for name, model in models.items():
                 if model and (problem := unreachable(model)):
                     raise ValueError(f"{name} {problem}, or set network.egress")
+        # What a run without an input does, and the one that the clock starts, would else be refused when it is too late.
+        started = {"a retraining's defaults": {}, "schedule.retraining_input": self.schedule.retraining_input}
+        for name, given in started.items():
+            try:
+                resolve(given, "scheduled", self.execution_defaults("data-bucket"))
+            except PipelineError as error:
+                raise ValueError(f"{name}: {error}") from None
         if own := sorted(key for key in self.tags if key in _OWN_TAGS or key.startswith("aws:")):
             raise ValueError(f"tags: {' and '.join(own)} are not yours to set: name yours otherwise")
         return self
+
+    def execution_defaults(self, bucket: str) -> Defaults:
+        """Return what a retraining's execution input leaves out, for the data bucket of that name."""
+        translation, training = self.translation, self.training
+        return Defaults(
+            bucket=bucket,
+            job_name_prefix=f"{self.prefix}-",
+            recipes=recipes(),
+            max_training_hours=training.max_hours,
+            max_instances=training.max_instances,
+            dev_fraction=translation.dev_fraction,
+            max_rejected_fraction=translation.max_rejected_fraction,
+            dataset=translation.dataset,
+            source_language=translation.source_language,
+            target_language=translation.target_language,
+            max_translation_usd=translation.max_translation_usd,
+            formality=translation.formality,
+            terminology=translation.terminology,
+            recipe=training.recipe,
+            base_model=training.base_model,
+            instance_type=training.instance_type,
+            instance_count=training.instance_count,
+            use_spot=training.use_spot,
+            mine_negatives=training.mine_negatives,
+            approval=self.release.approval,
+            reaches_the_hub=self.network.reaches_the_hub,
+        )
 
     @property
     def most_instances(self) -> int:

@@ -241,28 +241,6 @@ class PipelineStack(cdk.Stack):
 
 def _defaults(settings: Settings) -> str:
     """The execution input's defaults for the check_input function, with ${DataBucket} left to CloudFormation."""
-    translation, training = settings.translation, settings.training
-    return json.dumps(
-        {
-            "bucket": "${DataBucket}",
-            "job_name_prefix": f"{settings.prefix}-",
-            "max_training_hours": training.max_hours,
-            "max_instances": training.max_instances,
-            "dev_fraction": translation.dev_fraction,
-            "max_rejected_fraction": translation.max_rejected_fraction,
-            "dataset": translation.dataset,
-            "source_language": translation.source_language,
-            "target_language": translation.target_language,
-            "max_translation_usd": translation.max_translation_usd,
-            "formality": translation.formality,
-            "terminology": translation.terminology,
-            "recipe": training.recipe,
-            "base_model": training.base_model,
-            "instance_type": training.instance_type,
-            "instance_count": training.instance_count,
-            "use_spot": training.use_spot,
-            "mine_negatives": training.mine_negatives,
-            "approval": settings.release.approval,
-            "reaches_the_hub": settings.network.reaches_the_hub,
-        }
-    )
+    defaults = asdict(settings.execution_defaults("${DataBucket}"))
+    del defaults["recipes"]  # a document of its own: the environment has no room for them
+    return json.dumps(defaults)

@@ -6,9 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from execution_input import Defaults, resolve
-
 from ko_reranker.data.environment import require
+from ko_reranker.retraining.execution_input import Defaults, resolve
 from ko_reranker.retraining.training_request import TrainingPlace, training_request
 
 RECIPES = json.loads(Path(__file__).with_name("recipes.json").read_text(encoding="utf-8"))

@@ -62,6 +62,22 @@ def test_an_override_on_the_command_line_lies_over_both_and_takes_its_type() -> 
         ("training.instance_type", "ml.p3.8xlarge", "training: Value error, ml.p3.8xlarge has a V100"),
         ("evaluation.instance_type", "ml.p2.xlarge", "evaluation: Value error, ml.p2.xlarge has a K80"),
         ("serving.instance_type", "ml.p3.2xlarge", "serving: Value error, ml.p3.2xlarge has a V100"),
+        ("translation.max_translation_usd", "2000000", "translation.max_translation_usd"),
+        ("translation.max_translation_usd", "Infinity", "translation.max_translation_usd"),
+        ("training.base_model", " ", "a retraining's defaults: the execution input is not valid: base_model must be a string"),
+        ("translation.terminology", '""', "a retraining's defaults: the execution input is not valid: terminology must be"),
+        ("training.max_instances", "0.5", "training.max_instances"),
+        ("training.instance_count", "5", "instance_count must be at most 4 (training.max_instances in cdk.json)"),
+        (
+            "schedule.retraining_input",
+            '{"datset": "x"}',
+            "schedule.retraining_input: the execution input is not valid: unknown",
+        ),
+        (
+            "schedule.retraining_input",
+            '{"hyperparameters": {"epochs": "abc"}}',
+            "schedule.retraining_input: the execution input is not valid: Hyperparameter epochs = 'abc' must be a number",
+        ),
     ],
 )
 def test_a_value_that_does_not_do_is_told_by_its_key(key: str, value: str, said: str) -> None:

@@ -12,18 +12,17 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from loading import load
 
 from ko_reranker.container import JobError, read_hyperparameters
 from ko_reranker.data.errors import PipelineError
 from ko_reranker.data.translation.texts import TranslationSettings
 from ko_reranker.recipes import Recipe, changed
 from ko_reranker.recipes.shipped import load_recipe, recipes
+from ko_reranker.retraining import execution_input
+from ko_reranker.retraining.execution_input import Defaults
 from ko_reranker.retraining.run import Run
 
-execution_input = load("check_input", "execution_input")
-
-DEFAULTS = execution_input.Defaults(
+DEFAULTS = Defaults(
     bucket="bucket",
     job_name_prefix="ko-reranker-prod-",
     recipes=recipes(),
@@ -178,6 +177,10 @@ OTHERS = st.sampled_from(["lr", "sagemaker_program", "_tuning_objective_metric",
 def test_what_the_training_refuses_is_refused_before_anything_is_paid_and_nothing_else(recipe, hyperparameters) -> None:
     """Whatever a hyperparameter is: the check and the training job, which reads what SageMaker writes, say the same."""
     hyperparameters.pop("base_model", None)  # a field of its own
+    if any(re.search("[\n\r\x85\u2028\u2029]", f"{name}{value}") for name, value in hyperparameters.items()):
+        with pytest.raises(PipelineError, match="SageMaker takes"):
+            resolve({"recipe": recipe, "hyperparameters": hyperparameters})
+        return
     with TemporaryDirectory() as folder:
         sent = {
             **{name: sagemaker_text(value) for name, value in hyperparameters.items()},
@@ -205,6 +208,10 @@ def test_what_the_training_refuses_is_refused_before_anything_is_paid_and_nothin
         ),
         ({"hyperparameters": {"lr": 1e-5}}, "Unknown hyperparameter 'lr'; known are recipe, base_model, learning_rate"),
         ({"hyperparameters": {"dev_queries": 0}}, "early_stop_patience needs dev_queries"),
+        ({"hyperparameters": {"seed": 10**14}}, "seed = '100000000000000' must be a whole number of at least 0 and at most"),
+        ({"hyperparameters": {"instruction": "가" * 2501}}, "of at most 2500, each in one line; this value has 2501"),
+        ({"hyperparameters": {"x" * 257: "1"}}, "SageMaker takes a name of at most 256 characters"),
+        ({"hyperparameters": {"instruction": "one\ntwo"}}, "each in one line"),
         ({"recipe": "huge"}, "no recipe 'huge'; there are ko-colbert-v1, ko-generative-v1"),
     ],
 )

@@ -11,16 +11,16 @@ from dataclasses import asdict, fields
 from pathlib import Path
 
 import pytest
-from loading import load
 
 from ko_reranker.recipes.shipped import recipes
+from ko_reranker.retraining.execution_input import Defaults
 from ko_reranker.retraining.run import Run
 from ko_reranker.retraining.training_request import TrainingPlace, training_request
 from tests.unit.pipeline_support import RUN
 
 ROOT = Path(__file__).parents[2]
 PLACE = TrainingPlace("image:1", "arn:role", "b", "arn:key", 30)
-DEFAULTS = [field.name for field in fields(load("check_input", "execution_input").Defaults) if field.name != "recipes"]
+DEFAULTS = [field.name for field in fields(Defaults) if field.name != "recipes"]
 SETTINGS = {
     "DEFAULTS": json.dumps(dict.fromkeys(DEFAULTS)),
     "TRAINING": json.dumps(asdict(PLACE)),

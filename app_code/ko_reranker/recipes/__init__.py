@@ -81,7 +81,7 @@ class Recipe:
     max_gradient_norm: Annotated[float, Limits(above=0)]
     distillation_weight: Annotated[float, Limits(least=0, most=1)]
     distillation_temperature: Annotated[float, Limits(above=0)]
-    seed: Annotated[int, Limits(least=0)]
+    seed: Annotated[int, Limits(least=0, most=2**32 - 1)]
     dev_queries: Annotated[int, Limits(least=0)]
     early_stop_patience: Annotated[int, Limits(least=0)]
     checkpoint_every_steps: Annotated[int, Limits(least=1)]

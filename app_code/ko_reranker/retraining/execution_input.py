@@ -6,10 +6,10 @@ import hashlib
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
 from ko_reranker.data.errors import PipelineError
-from ko_reranker.instances import refusal
+from ko_reranker.instances import INSTANCE_TYPE, refusal
 from ko_reranker.languages import find
 from ko_reranker.recipes import RecipeError, changed
 from ko_reranker.retraining.reach import unreachable
@@ -17,10 +17,16 @@ from ko_reranker.retraining.run import Run
 
 # SageMaker names are at most 63 characters, and a job adds at most nine (-eval-0-0) to its run's name.
 _JOB_NAME_LENGTH = 54
-_LANGUAGE = re.compile(r"[a-z]{2}(-[A-Z]{2})?")
-_DATASET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-_RUN = re.compile(r"[A-Za-z0-9](-?[A-Za-z0-9]){0,53}")
-_INSTANCE_TYPE = re.compile(r"ml\.[a-z0-9-]+\.[a-z0-9]+")
+_RUN = r"[A-Za-z0-9](-?[A-Za-z0-9]){0,53}"
+# What the settings' defaults have to be, too.
+LANGUAGE = r"[a-z]{2}(-[A-Z]{2})?"
+DATASET = r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}"
+MOST_DOLLARS = 1_000_000
+Formality = Literal["FORMAL", "INFORMAL"]
+Approval = Literal["manual", "automatic"]
+# What SageMaker takes of a hyperparameter: CreateTrainingJob's HyperParameterKey and HyperParameterValue, whose pattern is .*
+_NAME_LENGTH, _VALUE_LENGTH = 256, 2500
+_LINE = re.compile(r"[^\n\r\u0085\u2028\u2029]*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,9 +149,9 @@ def _all_hyperparameters(request: dict[str, Any]) -> dict[str, str]:
     return {**request["hyperparameters"], "recipe": request["recipe"], "base_model": request["base_model"]}
 
 
-def _matching(pattern: re.Pattern[str], example: str) -> Callable[[Any], str]:
+def _matching(pattern: str, example: str) -> Callable[[Any], str]:
     def check(value: Any) -> str:
-        if not isinstance(value, str) or not pattern.fullmatch(value):
+        if not isinstance(value, str) or not re.fullmatch(pattern, value):
             raise ValueError(f"must look like {example}, is {value!r}")
         return value
 
@@ -174,8 +180,8 @@ def _boolean(value: Any) -> bool:
 
 
 def _dollars(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1_000_000:
-        raise ValueError(f"must be a number of US dollars from 0 to 1000000, is {value!r}")
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= MOST_DOLLARS:
+        raise ValueError(f"must be a number of US dollars from 0 to {MOST_DOLLARS}, is {value!r}")
     return float(value)
 
 
@@ -200,27 +206,32 @@ def _hyperparameters(value: Any) -> dict[str, str]:
             item = "true" if item else "false"
         if not isinstance(item, (str, int, float)):
             raise ValueError(f"holds {name}, which must be a string, a number or a boolean")
-        strings[name] = str(item)
+        strings[name] = text = str(item)
+        if len(name) > _NAME_LENGTH or len(text) > _VALUE_LENGTH or not _LINE.fullmatch(name + text):
+            raise ValueError(
+                f"holds {name[:40]!r}: SageMaker takes a name of at most {_NAME_LENGTH} characters and a value of at most "
+                f"{_VALUE_LENGTH}, each in one line; this value has {len(text)}"
+            )
     return strings
 
 
 _FIXED_DEFAULTS: dict[str, Any] = {"dry_run": False, "hyperparameters": {}}
 
 _CHECKS: dict[str, Callable[[Any], Any]] = {
-    "dataset": _matching(_DATASET, "msmarco-2024 (a folder under raw/)"),
-    "source_language": _matching(_LANGUAGE, "en"),
+    "dataset": _matching(DATASET, "msmarco-2024 (a folder under raw/)"),
+    "source_language": _matching(LANGUAGE, "en"),
     "target_language": _target_language,
     "max_translation_usd": _dollars,
     "dry_run": _boolean,
-    "formality": _one_of("FORMAL", "INFORMAL"),
+    "formality": _one_of(*get_args(Formality)),
     "terminology": _text,
     "recipe": _text,
     "base_model": _text,
     "hyperparameters": _hyperparameters,
-    "instance_type": _matching(_INSTANCE_TYPE, "ml.g5.12xlarge"),
+    "instance_type": _matching(INSTANCE_TYPE, "ml.g5.12xlarge"),
     "instance_count": _count,
     "use_spot": _boolean,
     "mine_negatives": _boolean,
     "continue_run": _matching(_RUN, "the name of an earlier run, a folder under runs/"),
-    "approval": _one_of("manual", "automatic"),
+    "approval": _one_of(*get_args(Approval)),
 }
