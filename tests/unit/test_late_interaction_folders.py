@@ -125,6 +125,10 @@ def test_a_projection_that_is_missing_is_refused_by_name(tmp_path, make, named):
     [
         ("1_Dense/config.json", {"activation_function": "torch.nn.modules.activation.Tanh"}, "the activation Tanh"),
         ("1_Dense/config.json", {"module_input_name": "sentence_embedding"}, "Dense of sentence_embedding"),
+        ("1_Dense/config.json", {"module_output_name": "other"}, "Dense of token_embeddings to other"),
+        ("1_Dense/config.json", {"bias": True}, "linear.bias in 1_Dense, which its config.json tells of"),
+        ("sentence_bert_config.json", {"processing_kwargs": {"text": {"max_length": 10}}}, "processing_kwargs"),
+        ("tokenizer_config.json", {"truncation_side": "left"}, "truncation_side in its tokenizer_config.json"),
         ("sentence_bert_config.json", {"do_lower_case": True}, "lower case"),
         ("config_sentence_transformers.json", {"query_length": "long"}, "query_length = 'long'"),
         ("config.json", {"hidden_size": 48}, r"tell of \(16, 48\)"),
@@ -166,3 +170,78 @@ def test_only_late_interaction_is_laid_out_so(tmp_path):
         assert gives_token_vectors(make(tmp_path / name))
     transformer("bert", tmp_path / "bare")
     assert not gives_token_vectors(tmp_path / "bare")
+
+
+@pytest.mark.parametrize(
+    ("order", "sentence"),
+    [
+        ("DMN", None),
+        ("DNM", None),
+        ("MDN", None),
+        ("NDMN", "Normalize, Dense, MultiVectorMask, Normalize"),
+        ("DNDMN", "in an order or a number"),
+        ("NDM", "in an order or a number"),
+        ("DMMN", "in an order or a number"),
+        ("DM", "no Normalize"),
+        ("DMS", "Normalize of sentence_embedding"),
+    ],
+)
+def test_modules_in_an_order_that_means_something_else_are_refused(tmp_path, order, sentence):
+    folder = pylate(tmp_path)
+    (folder / "config_sentence_transformers.json").write_text('{"model_type": "MultiVectorEncoder"}')
+    kinds = {"D": "Dense", "M": "MultiVectorMask", "N": "Normalize", "S": "Normalize"}
+    entries = json.loads((folder / "modules.json").read_text())[:1]
+    for at, letter in enumerate(order, 1):
+        path = "1_Dense" if letter == "D" else f"{at}_{kinds[letter]}"
+        entries.append({"idx": at, "name": str(at), "path": path, "type": f"sentence_transformers.{kinds[letter]}"})
+        if letter != "D":
+            (folder / path).mkdir()
+            config = {"module_input_name": "token_embeddings"} if letter == "N" else {}
+            (folder / path / "config.json").write_text(json.dumps(config))
+    (folder / "modules.json").write_text(json.dumps(entries))
+    if sentence is None:
+        assert read_layout(folder).settings.dim == DIM
+        return
+    with pytest.raises(RankerError, match=sentence):
+        read_layout(folder)
+
+
+def test_a_length_that_is_named_is_not_cut_to_a_usual_one(tmp_path):
+    folder = pylate(tmp_path, document_length=None, query_length=None, do_query_expansion=False)
+    edit(folder / "config.json", max_position_embeddings=1024)
+    edit(folder / "sentence_bert_config.json", max_seq_length=800)
+    settings = read_layout(folder).settings
+    assert (settings.query_length, settings.document_length) == (800, 800)
+
+
+@pytest.mark.parametrize("bias", [None, "x"])
+def test_a_layer_of_bge_m3s_without_its_bias_is_refused(tmp_path, bias):
+    folder = bge(tmp_path)
+    linear = torch.load(folder / "colbert_linear.pt", weights_only=True)
+    torch.save({"weight": linear["weight"]} | ({"bias": bias} if bias else {}), folder / "colbert_linear.pt")
+    with pytest.raises(HeadlessError, match=r"bias in colbert_linear\.pt"):
+        read_layout(folder)
+
+
+def test_metadata_that_are_no_object_are_refused(tmp_path):
+    (stanford(tmp_path) / "artifact.metadata").write_text("[]")
+    with pytest.raises(RankerError, match=r"unreadable artifact\.metadata"):
+        read_layout(tmp_path)
+
+
+def test_a_projection_is_found_in_any_file_of_pickled_weights(tmp_path, monkeypatch):
+    monkeypatch.setenv("KO_RERANKER_ALLOW_BIN", "1")
+    weights = load_file(stanford(tmp_path) / "model.safetensors")
+    (tmp_path / "model.safetensors").unlink()
+    files = {key: f"pytorch_model-0000{1 + (key == 'linear.weight')}-of-00002.bin" for key in weights}
+    for file in set(files.values()):
+        torch.save({key: weights[key] for key in weights if files[key] == file}, tmp_path / file)
+    (tmp_path / "pytorch_model.bin.index.json").write_text(json.dumps({"metadata": {}, "weight_map": files}))
+    projection = read_layout(tmp_path).projection
+    torch.testing.assert_close(projection.weight, weights["linear.weight"])
+
+
+def test_a_length_that_would_not_be_read_again_is_not_written(tmp_path):
+    transformer("bert", tmp_path)
+    with pytest.raises(ValueError, match="document_length is 3"):
+        write_layout(tmp_path, LateInteractionSettings(dim=DIM, document_length=3), Projection(torch.randn(DIM, HIDDEN)))

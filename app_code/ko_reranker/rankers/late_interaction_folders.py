@@ -23,6 +23,7 @@ from safetensors.torch import load_file, save_file
 from ko_reranker.rankers.folders import (
     COLBERT_LINEAR_FILE,
     LATE_INTERACTION,
+    LEAST_LENGTH,
     PROJECTION_FILE,
     SETTINGS_FILE,
     STANFORD_ARCHITECTURE,
@@ -36,6 +37,7 @@ from ko_reranker.rankers.interface import HeadlessError, RankerError
 # What is read of a layout that names no lengths: what its own library takes, or a length that rerankers read.
 _STANFORD_QUERY_LENGTH, _LENGTH = 32, 512
 _STANFORD_FILE = "artifact.metadata"
+_TOKENIZER_FILE = "tokenizer_config.json"
 _SENTENCE_TRANSFORMERS = "config_sentence_transformers.json"
 _PUNCTUATION = tuple(string.punctuation)
 _STRICT = ConfigDict(extra="forbid", strict=True)
@@ -67,8 +69,10 @@ class LateInteractionSettings:
         dim: channels of a token's vector.
         query_length: the most tokens of a query, prefix and special ones included.
         document_length: the most tokens of a document, or of a piece of it.
-        query_prefix, document_prefix: what comes between the first special token and the text. A prefix that is a token of
-            the vocabulary, or begins with one and white space, begins with that token; the rest is tokenised as text.
+        query_prefix, document_prefix: what comes between the first special token and the text, tokenised as text behind a
+            marker that it may begin with.
+        markers: prefixes, or first words of prefixes, that are put in by their id if the vocabulary has them whole. None for
+            whatever a prefix begins with, which is how folders were written that do not say.
         expansion: how short queries are made longer; None for not at all.
         skip: tokens that do not count in a document, such as punctuation; those that the vocabulary lacks are passed over.
         drop_first: whether the first token of query and document does not count.
@@ -80,6 +84,7 @@ class LateInteractionSettings:
     document_length: Count = _LENGTH
     query_prefix: str = ""
     document_prefix: str = ""
+    markers: tuple[str, ...] | None = None
     expansion: Expansion | None = None
     skip: tuple[str, ...] = ()
     drop_first: bool = False
@@ -148,6 +153,11 @@ def read_layout(folder: Path, name: str | None = None, *, trust_remote_code: boo
     recorded = _json(folder / SETTINGS_FILE)
     if (folder / PROJECTION_FILE).is_file() or "late_interaction" in recorded:
         settings, projection = _read_ours(source, recorded)
+    elif _read_json(source, folder / _TOKENIZER_FILE).get("truncation_side", "right") != "right":
+        raise source.refused(
+            f"cuts off the beginning of long texts (truncation_side in its {_TOKENIZER_FILE}), which is not supported: the end "
+            "is what is cut off here. Take the key out if the model was trained so."
+        )
     elif source.architecture == STANFORD_ARCHITECTURE:
         settings, projection = _read_stanford(source)
     elif (folder / COLBERT_LINEAR_FILE).is_file():
@@ -181,7 +191,12 @@ def write_layout(
         projection: of the width of the transformer's states.
         calibration: None for the default.
         recorded: more for reranker.json, such as ``base_model``; what is already in it stays.
+
+    Raises:
+        ValueError: document_length is less than a folder may say.
     """
+    if settings.document_length < LEAST_LENGTH:
+        raise ValueError(f"document_length is {settings.document_length}: a folder names at least {LEAST_LENGTH} tokens")
     tensors = {"weight": projection.weight}
     if projection.bias is not None:
         tensors["bias"] = projection.bias
@@ -202,11 +217,16 @@ def _json(path: Path) -> dict[str, Any]:
 
 
 def _read_json(source: ModelFolder, path: Path) -> dict[str, Any]:
+    name = path.relative_to(source.path).as_posix()
     try:
-        return _json(path)
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
     except (OSError, ValueError) as error:
-        name = path.relative_to(source.path).as_posix()
         raise source.refused(f"has an unreadable {name} ({error}): copy it again.") from None
+    if not isinstance(value, dict):
+        raise source.refused(f"has an unreadable {name} (it holds {value!r:.40}, no object): copy it again.")
+    return value
 
 
 def _parsed(source: ModelFolder, kind: Any, values: Any, where: str) -> Any:
@@ -263,6 +283,7 @@ def _read_stanford(source: ModelFolder) -> tuple[LateInteractionSettings, Projec
         "document_prefix": f"{told.get('doc_token_id') or '[unused1]'} ",
         "skip": _PUNCTUATION if told.get("mask_punctuation", True) else (),
     }
+    settings["markers"] = _markers(settings["query_prefix"], settings["document_prefix"])
     settings["expansion"] = {"length": settings["query_length"], "attend": bool(told.get("attend_to_mask_tokens"))}
     return _parsed(source, LateInteractionSettings, settings, f"an {_STANFORD_FILE}"), _projection(weight, None)
 
@@ -277,9 +298,10 @@ def _read_bge(source: ModelFolder) -> tuple[LateInteractionSettings, Projection]
         raise source.refused(
             f"has a {COLBERT_LINEAR_FILE} that is not the weights of one layer ({reason}): copy it again."
         ) from None
-    if not isinstance(tensors, dict) or not isinstance(tensors.get("weight"), torch.Tensor):
-        raise _without_projection(source, f"weight in {COLBERT_LINEAR_FILE}")
-    projection = _projection(tensors["weight"], tensors.get("bias"))
+    for part in ("weight", "bias"):
+        if not isinstance(tensors, dict) or not isinstance(tensors.get(part), torch.Tensor):
+            raise _without_projection(source, f"{part} in {COLBERT_LINEAR_FILE}")
+    projection = _projection(tensors["weight"], tensors["bias"])
     length = min(_LENGTH, _longest(source))
     settings = LateInteractionSettings(
         dim=len(projection.weight), query_length=length, document_length=length, drop_first=True, reduce="mean"
@@ -296,16 +318,21 @@ def _read_modules(source: ModelFolder) -> tuple[LateInteractionSettings, Project
         raise source.refused(
             "puts every text into lower case (do_lower_case in sentence_bert_config.json), which is not supported."
         )
+    if any((own.get("processing_kwargs") or {}).values()):
+        raise source.refused(
+            f"tokenises by rules of its own (processing_kwargs in sentence_bert_config.json: {own['processing_kwargs']}), "
+            "which are not supported: say a max_length as query_length and document_length; other rules need a model without."
+        )
     # PyLate's own: it masks, skips punctuation and normalises whatever its modules say.
     pylate = told.get("model_type") == "ColBERT" or "query_prefix" in told or "document_prefix" in told
     masks = [folder for kind, folder in modules if kind == "MultiVectorMask"]
-    if not pylate and not any(kind == "Normalize" for kind, _ in modules):
-        raise source.refused("does not bring its vectors to length 1 (no Normalize in modules.json), which is not supported.")
+    _check_order(source, [kind for kind, _ in modules], pylate=pylate)
     projection = _folded(source, [folder for kind, folder in modules if kind == "Dense"])
     settings = _module_lengths(source, told, own, pylate=pylate) | {
         "dim": len(projection.weight),
         "query_prefix": _module_prefix(told, "query"),
         "document_prefix": _module_prefix(told, "document"),
+        "markers": _markers(told.get("query_prefix"), told.get("document_prefix")),
         "skip": _module_skip(source, told, masks, pylate=pylate),
         "reduce": "mean" if told.get("similarity_fn_name") == "meanmaxsim" else "sum",
     }
@@ -323,18 +350,33 @@ def _modules(source: ModelFolder) -> list[tuple[str, Path]]:
         raise source.refused(f"is made of modules that do not start with a Transformer in its folder ({kinds}): not supported.")
     known = ("Dense", "Dropout", "MultiVectorMask", "Normalize")
     for kind, folder in named[1:]:
-        reads = _read_json(source, folder / "config.json").get("module_input_name", "token_embeddings")
-        if kind not in known or reads != "token_embeddings":
+        config = _read_json(source, folder / "config.json")
+        # A Normalize that names nothing is a sentence's; PyLate's Dense names nothing and is the tokens'.
+        reads = config.get("module_input_name", "sentence_embedding" if kind == "Normalize" else "token_embeddings")
+        writes = config.get("module_output_name") or reads
+        if kind not in known or reads != "token_embeddings" or writes != reads:
             raise source.refused(
-                f"has a module that late interaction is not computed with here ({kind} of {reads}, in {kinds}): what is are "
-                f"{', '.join(known)} over token_embeddings."
+                f"has a module that late interaction is not computed with here ({kind} of {reads} to {writes}, in {kinds}): "
+                f"what is are {', '.join(known)} from token_embeddings to token_embeddings."
             )
     return named[1:]
 
 
+def _check_order(source: ModelFolder, kinds: list[str], *, pylate: bool) -> None:
+    """Refuse modules that mean something else than linear layers, then one Normalize; a mask means the same at every place."""
+    computed = [kind for kind in kinds if kind in ("Dense", "Normalize")]
+    if not pylate and "Normalize" not in computed:
+        raise source.refused("does not bring its vectors to length 1 (no Normalize in modules.json), which is not supported.")
+    if "Normalize" in computed[:-1] or kinds.count("MultiVectorMask") > 1:
+        raise source.refused(
+            f"has modules in an order or a number that late interaction is not computed with here ({', '.join(kinds)}): what "
+            "is are Dense layers, then one Normalize, and one MultiVectorMask at most."
+        )
+
+
 def _module_lengths(source: ModelFolder, told: Mapping[str, Any], own: Mapping[str, Any], *, pylate: bool) -> dict[str, Any]:
     """Return lengths and expansion: of the transformer's own settings, else of PyLate's."""
-    longest = min(own.get("max_seq_length") or _longest(source), _longest(source))
+    longest = _longest(source, own.get("max_seq_length"))
     lengths = {name: own.get(name) or told.get(name) for name in ("query_length", "document_length")}
     marks = ("query_length", "document_length", "do_query_expansion", "attend_to_expansion_tokens", "skiplist_words")
     if "query_expansion" in own or "query_expansion" in told:
@@ -348,6 +390,12 @@ def _module_lengths(source: ModelFolder, told: Mapping[str, Any], own: Mapping[s
     if expansion and expansion.get("strategy", "fixed") == "fixed":
         query = expansion.get("length")
     return {"query_length": query, "document_length": lengths["document_length"] or longest, "expansion": expansion}
+
+
+def _markers(*prefixes: Any) -> tuple[str, ...]:
+    """Return what of the prefixes of Stanford's and PyLate's layouts is put in by its id; a prompt is text and has none."""
+    told = [prefix for prefix in prefixes if isinstance(prefix, str) and prefix.strip()]
+    return tuple(marker for prefix in told for marker in (prefix, prefix.split(None, 1)[0]))
 
 
 def _module_prefix(told: Mapping[str, Any], side: str) -> str:
@@ -379,7 +427,9 @@ def _folded(source: ModelFolder, folders: list[Path]) -> Projection:
         layer = _read_json(source, folder / "config.json")
         tensors = _dense_tensors(source, folder)
         here = tensors["linear.weight"].double()
-        shift = tensors["linear.bias"].double() if layer.get("bias", True) and "linear.bias" in tensors else None
+        if layer.get("bias", True) and "linear.bias" not in tensors:
+            raise _without_projection(source, f"linear.bias in {folder.name}, which its config.json tells of,")
+        shift = tensors["linear.bias"].double() if layer.get("bias", True) else None
         activation = str(layer.get("activation_function", "Tanh")).rpartition(".")[2]
         if activation != "Identity":
             raise source.refused(
@@ -417,25 +467,32 @@ def _dense_tensors(source: ModelFolder, folder: Path) -> dict[str, torch.Tensor]
 
 def _root_tensor(source: ModelFolder, key: str) -> torch.Tensor | None:
     """Return a tensor among the transformer's weights, None where there is none of that name."""
-    index = source.path / "model.safetensors.index.json"
-    files = {(_json(index).get("weight_map") or {}).get(key)} if index.is_file() else {"model.safetensors"}
-    for file in files:
-        if file is not None and (source.path / file).is_file():
-            with safe_open(source.path / file, framework="pt") as weights:
-                return weights.get_tensor(key) if key in weights.keys() else None  # noqa: SIM118 - not a dict
-    pickled = source.path / "pytorch_model.bin"
-    return torch.load(pickled, map_location="cpu", weights_only=True).get(key) if pickled.is_file() else None
+    root = source.path
+    for index in (root / "model.safetensors.index.json", root / "pytorch_model.bin.index.json"):
+        if index.is_file():
+            file = (_read_json(source, index).get("weight_map") or {}).get(key)
+            break
+    else:
+        file = "model.safetensors" if (root / "model.safetensors").is_file() else "pytorch_model.bin"
+    if file is None or not (root / file).is_file():
+        return None
+    if file.endswith(".safetensors"):
+        with safe_open(root / file, framework="pt") as weights:
+            return weights.get_tensor(key) if key in weights.keys() else None  # noqa: SIM118 - not a dict
+    found: torch.Tensor | None = torch.load(root / file, map_location="cpu", weights_only=True).get(key)
+    return found
 
 
 def _projection(weight: torch.Tensor, bias: torch.Tensor | None) -> Projection:
     return Projection(weight.detach().float().contiguous(), None if bias is None else bias.detach().float().contiguous())
 
 
-def _longest(source: ModelFolder) -> int:
-    """Return the length that the tokenizer names, within what rerankers read and the model has positions for."""
-    named = _json(source.path / "tokenizer_config.json").get("model_max_length")
+def _longest(source: ModelFolder, named: Any = None) -> int:
+    """Return the length that is named, else the one that the tokenizer names, within what the model has positions for."""
+    told = named or _read_json(source, source.path / _TOKENIZER_FILE).get("model_max_length")
     positions = source.config.get("max_position_embeddings")
-    return min(int(value) for value in (named, positions, _LENGTH) if isinstance(value, int | float) and value > 0)
+    lengths = [int(value) for value in (told, positions) if isinstance(value, int | float) and value > 0]
+    return min(lengths, default=_LENGTH)
 
 
 def _check(source: ModelFolder, settings: LateInteractionSettings, projection: Projection) -> None:

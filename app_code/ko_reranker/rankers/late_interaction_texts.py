@@ -71,7 +71,7 @@ class ApartEncoder:
         cache_tokens: int = 0,
     ) -> None:
         self.tokenizer, self.settings, self.max_chunks = tokenizer, settings, max_chunks
-        most = max(settings.query_length, max_chunks * settings.document_length)
+        most = max(_most_of_a_query(settings), max_chunks * settings.document_length)
         self.texts = TextEncoder(tokenizer, most, cache_tokens=cache_tokens)
         head, self._tail = _frame(tokenizer)
         self._query_lead, query_prefix = self._prefix("query_prefix", settings.query_prefix)
@@ -130,15 +130,16 @@ class ApartEncoder:
 
     def _prefix(self, name: str, prefix: str) -> tuple[str, np.ndarray]:
         """Return what is put before each text, and the tokens that come before those of both."""
-        marker, rest = _marker(self.tokenizer, prefix)
-        lead = rest[len(rest.rstrip()) :]
-        words = self.texts.encode([rest.rstrip()])[0] if rest.strip() else np.zeros(0, np.int32)
-        if len(words):
-            whole = self.texts.encode([rest + probe for probe in _PROBES])
-            parts = [np.concatenate([words, ids]) for ids in self.texts.encode([lead + probe for probe in _PROBES])]
-            if any(not np.array_equal(one, other) for one, other in zip(whole, parts, strict=True)):
-                raise ValueError(f"its tokenizer melts its {name} {prefix!r} with the text behind it")
-        return lead, np.concatenate([np.array(marker, np.int32), words])
+        marker, rest = _marker(self.tokenizer, prefix, self.settings.markers)
+        if not rest.strip():
+            return rest, np.array(marker, np.int32)
+        whole = self.texts.encode([rest + probe for probe in _PROBES])
+        for words in (rest.rstrip(), rest):  # the white space belongs to the text, or to a token such as "[Q] "
+            lead, ids = rest[len(words) :], self.texts.encode([words])[0]
+            parts = [np.concatenate([ids, behind]) for behind in self.texts.encode([lead + probe for probe in _PROBES])]
+            if all(map(np.array_equal, whole, parts)):
+                return lead, np.concatenate([np.array(marker, np.int32), ids])
+        raise ValueError(f"its tokenizer melts its {name} {prefix!r} with the text behind it")
 
 
 def _most_of_a_query(settings: LateInteractionSettings) -> int:
@@ -156,14 +157,15 @@ def _frame(tokenizer: PreTrainedTokenizerBase) -> tuple[np.ndarray, np.ndarray]:
     return np.array(probe["input_ids"][:first], np.int32), np.array(probe["input_ids"][end:], np.int32)
 
 
-def _marker(tokenizer: PreTrainedTokenizerBase, prefix: str) -> tuple[list[int], str]:
-    """Return the token that a prefix is or begins with, if the vocabulary has it whole, and what is left of the prefix.
+def _marker(tokenizer: PreTrainedTokenizerBase, prefix: str, markers: Sequence[str] | None) -> tuple[list[int], str]:
+    """Return the marker that a prefix is or begins with, if the vocabulary has it whole, and what is left of the prefix.
 
     A marker such as ``[unused0]`` was put in by its id in training; tokenised as text it would fall into pieces.
     """
     vocabulary = tokenizer.get_vocab()
     for marker in (prefix, *prefix.split(None, 1)[:1]):
-        if marker.strip() and marker in vocabulary and prefix.startswith(marker):
+        allowed = markers is None or marker in markers
+        if allowed and marker.strip() and marker in vocabulary and prefix.startswith(marker):
             return [vocabulary[marker]], prefix[len(marker) :]
     return [], prefix
 
