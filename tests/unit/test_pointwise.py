@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -101,6 +102,16 @@ def test_mxbai_rerank_scores_by_its_digits_and_its_shift(tmp_path, name, half):
     folder = saved(tmp_path / name, model, qwen_tokenizer())
     logits = answers(model, "mxbai-rerank-v2", "1", "0")
     assert scores(folder) == pytest.approx(logits[:, 0] - logits[:, 1] - half, abs=1e-4)
+    # The shift belongs to the prompt and its answers, by whichever way these are chosen.
+    by_option = load_ranker(folder, replace(CPU, prompt="mxbai-rerank-v2"))
+    assert by_option.score(QUERY, DOCUMENTS) == pytest.approx(scores(folder), abs=1e-5)
+    by_option.close()
+    settings(folder, prompt="qwen3-reranker")
+    other = answers(model, "qwen3-reranker", "yes", "no")
+    assert scores(folder) == pytest.approx(other[:, 0] - other[:, 1], abs=1e-4)
+    settings(folder, positive="yes", negative="no")
+    words = answers(model, "mxbai-rerank-v2", "yes", "no")
+    assert scores(folder) == pytest.approx(words[:, 0] - words[:, 1], abs=1e-4)
 
 
 @pytest.mark.parametrize("known", [True, False])
@@ -155,6 +166,16 @@ def test_modules_of_sentence_transformers_are_generative_and_need_a_prompt_as_we
     with pytest.raises(RankerError, match="which prompt it reads"):
         load_ranker(plain, CPU)
     settings(plain, prompt="general-ko")
+    assert np.isfinite(scores(plain)).all()
+    # Its head says which tokens it was trained to answer with.
+    (plain / "1_LogitScore").mkdir()
+    (plain / "1_LogitScore/config.json").write_text(json.dumps({"true_token_id": 5, "false_token_id": 6}))
+    with pytest.raises(RankerError, match=r"was made to answer .*: write generative\.positive and"):
+        load_ranker(plain, CPU)
+    ranker = load_ranker(plain, replace(CPU, prompt="general-ko"))
+    named = dict(zip(("true_token_id", "false_token_id"), ranker.encoder.answers, strict=True))
+    ranker.close()
+    (plain / "1_LogitScore/config.json").write_text(json.dumps(named))
     assert np.isfinite(scores(plain)).all()
 
 

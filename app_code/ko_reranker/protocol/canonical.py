@@ -161,7 +161,7 @@ class RerankResult:
         absolute: whether the logits depend on nothing but query and document, so that parts of a request can be joined.
         instructed: whether the model reads instructions.
         raw: float32 values, one per document, of the model's own scale; empty where that is the logit.
-        raw_scale: what the raw values are: ``logit``, or ``maxsim_sum`` or ``maxsim_mean`` of late interaction.
+        raw_scale: what the raw values are: ``logit``, or ``maxsim_sum``, ``maxsim_mean`` or ``rank``; see `RAW_SCALE`.
         effort: of a model that compares documents, what it took; None of all others.
         warnings: what was not as it should be, such as answers of the model that could not be read, in sentences.
     """

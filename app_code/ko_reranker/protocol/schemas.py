@@ -64,8 +64,9 @@ SCORING: dict[str, Schema] = {
     "instruct": ref("Name"),
 }
 RAW_SCALE: Schema = {
-    "enum": ["logit", "maxsim_sum", "maxsim_mean"],
-    "description": "What raw scores are: a cross-encoder's logits, or the MaxSim of late interaction as its model defines it.",
+    "enum": ["logit", "maxsim_sum", "maxsim_mean", "rank"],
+    "description": "What raw scores are: logits; the MaxSim of late interaction as its model defines it; rank of a model that "
+    "compares documents, (n - rank) / n.",
 }
 RAW_SCORES = {"raw_scores": ref("Flag"), "use_activation": ref("Flag"), "activation": ref("Flag")}
 RANK_FIELDS = {"rank_fields": {"type": ["array", "string", "null"], "items": TEXT}}

@@ -35,6 +35,7 @@ class Comparing(Ranker):
     """
 
     absolute = False
+    raw_scale = "rank"
     # All pairs of them are 9,900 sequences.
     max_documents = 100
 
@@ -72,6 +73,7 @@ class Comparing(Ranker):
             query_truncated=shown.query_truncated,
             chunks=np.ones(len(texts), np.int32),
             cost=ranking.cost,
+            raw=logits,
             absolute=False,
             instructed=self.encoder.prompt.instructed,
             warnings=ranking.warnings,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,12 @@ from ko_reranker.engine.positions import position_limit
 from ko_reranker.processor import bound_caches
 from ko_reranker.rankers.classifiers import Loaded, load_decoder
 from ko_reranker.rankers.comparing import Comparing
-from ko_reranker.rankers.generative_folders import read_generative
+from ko_reranker.rankers.generative_folders import answer_tokens, read_generative
 from ko_reranker.rankers.interface import Ranker, RankerError
 from ko_reranker.rankers.options import EngineOptions
 from ko_reranker.rankers.placing import device_of, make_engine, precision_of, served_dtype
 from ko_reranker.rankers.pointwise import Pointwise
-from ko_reranker.rankers.prompts import ComparingPrompt, PromptError
+from ko_reranker.rankers.prompts import ComparingPrompt, Prompt, PromptError
 from ko_reranker.rankers.prompts.encoding import PromptEncoder
 from ko_reranker.rankers.prompts.windows import WindowEncoder
 from ko_reranker.rankers.texts import CACHE_TOKENS
@@ -59,6 +60,8 @@ def load_generative(
             )
     except PromptError as error:
         raise RankerError(f"{model_id} cannot be used: {error}.") from error
+    if isinstance(said.prompt, Prompt) and options.prompt is None:
+        _check_answers(answer_tokens(folder), encoder.answers, said.prompt, loaded, model_id)
     loaded.model.eval().requires_grad_(False).to(device)
     forward = DecoderForward(Decoder(loaded.transformer), _head(loaded, encoder, classifies=said.classifies))
     options = replace(options, batch_tokens=options.batch_tokens or _BATCH_TOKENS[device.type])
@@ -72,6 +75,17 @@ def load_generative(
         model_id=model_id,
         chunk_overlap=options.chunk_overlap,
         precision=precision,
+    )
+
+
+def _check_answers(named: tuple[int, int] | None, asked: Sequence[int], prompt: Prompt, loaded: Loaded, model_id: str) -> None:
+    """See that a LogitScore of sentence-transformers reads the answers that the prompt asks for."""
+    if named is None or not asked or tuple(asked) == named:
+        return
+    texts = " and ".join(repr(loaded.tokenizer.decode([token])) for token in named)
+    raise RankerError(
+        f"{model_id} was made to answer {texts} (its LogitScore), and its prompt asks for {prompt.positive!r} and "
+        f"{prompt.negative!r}: write generative.positive and generative.negative into reranker.json."
     )
 
 

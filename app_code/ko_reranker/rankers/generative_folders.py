@@ -23,6 +23,7 @@ from ko_reranker.rankers.prompts import (
     PROMPT_FILE,
     AnyPrompt,
     ComparingPrompt,
+    Prompt,
     PromptError,
     digest,
     parse_prompt,
@@ -99,6 +100,12 @@ class _Known:
     prompt: str
     offset: float = 0.0
 
+    def offset_with(self, prompt: AnyPrompt) -> float:
+        """Return what is added to its logits: its offset belongs to its own prompt and answers, whatever the instruction."""
+        own = shipped_prompt(self.prompt)
+        same = isinstance(prompt, Prompt) and asdict(prompt) | {"instruction": None} == asdict(own) | {"instruction": None}
+        return self.offset if same else 0.0
+
 
 # The offsets of mxbai-rerank are half of what its code takes for its largest logit.
 _KNOWN = (
@@ -107,6 +114,17 @@ _KNOWN = (
     _Known("mxbai-rerank-base-v2", "qwen2", "mxbai-rerank-v2", -4.5),
     _Known("mxbai-rerank-large-v2", "qwen2", "mxbai-rerank-v2", -6.0),
 )
+
+
+def answer_tokens(folder: Path) -> tuple[int, int] | None:
+    """Return the ids of the positive and the negative answer that sentence-transformers' LogitScore names, if there is one."""
+    found = sorted(folder.glob("*_LogitScore/config.json"))
+    try:
+        said = json.loads(found[0].read_text(encoding="utf-8")) if found else {}
+    except (OSError, ValueError):
+        return None
+    ids = (said.get("true_token_id"), said.get("false_token_id")) if isinstance(said, dict) else (None, None)
+    return (ids[0], ids[1]) if isinstance(ids[0], int) and isinstance(ids[1], int) else None
 
 
 def is_generative(folder: Path) -> bool:
@@ -137,7 +155,7 @@ def read_generative(
         folder: where the model lies.
         name: what to call it in sentences, and to know it by; None for the folder's path.
         prompt: a prompt that comes with the library, by its name, or a YAML file of one, which is read in place of what the
-            folder says, calibration included; None for the folder's.
+            folder says, a fitted calibration included; None for the folder's.
         trust_remote_code: whether code that lies in the folder may be run to load the model.
 
     Raises:
@@ -151,9 +169,9 @@ def read_generative(
     if prompt is not None:
         calibration, read = LogitCalibration(), named_prompt(prompt)
     else:
-        if known is not None and "calibration" not in recorded:
-            calibration = replace(calibration, offset=known.offset)
         read = _adapted(source, settings, _prompt(source, settings, known))
+    if known is not None and (prompt is not None or "calibration" not in recorded):
+        calibration = replace(calibration, offset=known.offset_with(read))
     classifies = source.architecture.endswith("ForSequenceClassification")
     if settings.head is not None and classifies != (settings.head == "classifier"):
         raise source.refused(

@@ -157,6 +157,8 @@ def parse_prompt(text: str, name: str) -> AnyPrompt:
         raise PromptError(f"{name} is not YAML: {' '.join(str(error).split())}") from None
     except ValidationError as error:
         raise PromptError(f"{name} is not valid: {_first(error)}") from None
+    except (ValueError, TypeError, RecursionError) as error:  # what YAML can say and JSON can't: circles, other keys, depth
+        raise PromptError(f"{name} holds what no prompt has: {error}") from None
     if any(isinstance(piece, SpecialPiece) for piece in prompt.pieces[1:]):
         raise PromptError(f"{name} is not valid: special: bos can only come first")
     return prompt
