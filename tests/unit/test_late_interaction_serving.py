@@ -41,6 +41,17 @@ def test_scores_are_zero_to_one_and_raw_ones_are_maxsim(folder):
     assert logits["raw_scale"] == "maxsim_sum" and len(logits["raw"]) == len(DOCUMENTS)
 
 
+def test_nims_logit_is_the_calibrated_one_unless_raw_scores_are_asked_for(folder):
+    ranker = load_ranker(folder)
+    scored = ranker.score_detailed(QUERY, DOCUMENTS[:2])
+    body = {"query": {"text": QUERY}, "passages": [{"text": document} for document in DOCUMENTS[:2]]}
+    with TestClient(create_app(ranker)) as client:
+        for asked, wanted in (({}, scored.logits), ({"raw_scores": True}, scored.raw)):
+            rankings = client.post("/v1/ranking", json=body | asked).json()["rankings"]
+            found = [item["logit"] for item in sorted(rankings, key=lambda item: item["index"])]
+            np.testing.assert_allclose(found, wanted, rtol=1e-4)
+
+
 def test_what_comes_again_is_answered_from_the_cache_and_the_metrics_tell(folder):
     metrics = Metrics()
     ranker = load_ranker(folder, EngineOptions(vector_cache_bytes=1_000_000), observer=metrics)

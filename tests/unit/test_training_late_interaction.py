@@ -126,6 +126,16 @@ def test_an_added_token_whose_window_holds_no_token_of_the_query_sees_nothing_an
     assert all(torch.isfinite(value.grad).all() for value in family.model.parameters() if value.grad is not None)
 
 
+@pytest.mark.parametrize("length", [12, 40])
+def test_queries_that_are_expanded_to_one_length_are_expanded_to_the_recipes(length, tmp_path) -> None:
+    folder = ours("bert", tmp_path, expansion=Expansion(16))
+    recipe = load_recipe({"recipe": "tiny-colbert", "base_model": str(folder), "query_length": str(length)})
+    family = load_family(folder, recipe, CPU)
+    for query in ("강", "서울 의 인구 는 " * 20):
+        assert len(family.encode(0, query, ["부산"], None).texts[0].item) == length
+    assert family.settings.expansion == Expansion(length)
+
+
 def test_two_workers_shares_add_up_to_the_gradient_of_one(records, tmp_path) -> None:
     """Dropout included, and whatever is computed together."""
     folder = ours("bert", tmp_path / "model", query_prefix="[Q] ", expansion=Expansion(12))

@@ -102,6 +102,9 @@ class LateInteraction:
             query_length=min(recipe.query_length, limit),
             document_length=min(recipe.max_length, limit),
         )
+        expansion = settings.expansion
+        if expansion and expansion.strategy == "fixed":  # its length is the queries': they are cut or made longer to it
+            settings = replace(settings, expansion=replace(expansion, length=settings.query_length))
         hidden = transformer.config.hidden_size
         layer = nn.Linear(hidden, settings.dim, bias=projected is not None and projected.bias is not None)
         if projected is not None:

@@ -44,6 +44,11 @@ def scores(request: RerankRequest, result: RerankResult) -> list[float]:
     ]
 
 
+def logits(result: RerankResult) -> list[float]:
+    """Return one logit per document, as it is written: what a score is the sigmoid of, for every kind of model."""
+    return [written(logit) for logit in result.logits]
+
+
 def sigmoid(logit: float) -> float:
     """Return ``1 / (1 + exp(-logit))`` without overflow."""
     if logit >= 0:

@@ -1,4 +1,4 @@
-"""``{"query": {"text"}, "passages": [{"text"}]}``: NVIDIA NIM, answered with raw logits."""
+"""``{"query": {"text"}, "passages": [{"text"}]}``: NVIDIA NIM, answered with logits."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import Any
 
 from ..canonical import RerankRequest, RerankResult
 from ..documents import read_documents
-from ..fields import read_query, read_scoring
-from ..ranking import ranked, scores
-from ..schemas import ASKED, INDEX, NUMBER, SCORING, TOLD, WITH_QUERY, Schema, array, obj, ref
+from ..fields import read_query, read_raw_scores, read_scoring
+from ..ranking import logits, ranked, scores
+from ..schemas import ASKED, INDEX, NUMBER, RAW_SCORES, SCORING, TOLD, WITH_QUERY, Schema, array, obj, ref
 from .dialect import Dialect, Example
 
 NAME = "nim"
@@ -20,13 +20,13 @@ def parse(body: Mapping[str, Any], path: str) -> RerankRequest:
         dialect=NAME,
         queries=(read_query(body.get("query")),),
         documents=read_documents(body["passages"], "passages"),
-        raw_scores=True,
+        raw_scores=read_raw_scores(body),
         **read_scoring(body),
     )
 
 
 def render(request: RerankRequest, result: RerankResult) -> dict[str, Any]:
-    values = scores(request, result)
+    values = scores(request, result) if request.raw_scores else logits(result)
     usage = result.usage
     return {
         "rankings": [{"index": index, "logit": values[index]} for index in ranked(request, result)],
@@ -35,7 +35,7 @@ def render(request: RerankRequest, result: RerankResult) -> dict[str, Any]:
 
 
 def schemas(max_documents: int) -> dict[str, Schema]:
-    fields = {**WITH_QUERY, "passages": ref("Documents"), **SCORING}
+    fields = {**WITH_QUERY, "passages": ref("Documents"), **RAW_SCORES, **SCORING}
     return {"Passages": obj(["query", "passages"], fields, title="NVIDIA NIM")}
 
 
