@@ -15,7 +15,8 @@ from sentence_transformers import MultiVectorEncoder
 from sentence_transformers.base.modules import Dense, Normalize, Transformer
 from sentence_transformers.multi_vector_encoder.modules import MultiVectorMask
 from sentence_transformers.util.similarity import maxsim
-from transformers import AutoModel
+from tokenizers.pre_tokenizers import Metaspace
+from transformers import AutoModel, AutoTokenizer
 
 from ko_reranker.rankers import EngineOptions, RankerError, load_ranker
 from ko_reranker.rankers.late_interaction import LateInteraction, mean_of_best_matches
@@ -313,3 +314,16 @@ def test_a_query_is_read_as_far_as_its_expansion_is_long(tmp_path):
     encoded, truncated = ranker.encoder.query("서울 의 " * 90)
     assert not truncated and int((encoded.item.ids == ranker.encoder.tokenizer.mask_token_id).sum()) == 200 - 182
     ranker.close()
+
+
+def test_a_marker_behind_which_a_text_has_other_tokens_is_refused(tmp_path):
+    folder = pylate(tmp_path, kind="xlm-roberta", query_prefix="[Q] ", document_prefix="[D] ", do_query_expansion=False)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.backend_tokenizer.pre_tokenizer = Metaspace(prepend_scheme="first")
+    tokenizer.add_tokens(["[Q] ", "[D] "])
+    tokenizer.save_pretrained(folder)
+    model = AutoModel.from_pretrained(folder)
+    model.resize_token_embeddings(len(tokenizer))
+    model.save_pretrained(folder)
+    with pytest.raises(RankerError, match="other tokens for a text behind its query_prefix"):
+        load(folder)

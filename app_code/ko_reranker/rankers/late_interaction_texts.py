@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+from tokenizers import AddedToken
 
 from ko_reranker.engine.items import Item
 from ko_reranker.rankers.texts import TextEncoder
@@ -128,9 +130,24 @@ class ApartEncoder:
             raise ValueError(f"{name} is {length}, and {len(head) + len(self._tail)} tokens stand around every text")
         return room
 
+    def _check_marker(self, name: str, marker: str, rest: str) -> None:
+        """Refuse a marker behind which a text falls into other tokens than it does alone.
+
+        sentence-transformers has its tokenizer know the marker, and tokenises it with the text.
+        """
+        knowing = copy.deepcopy(self.tokenizer)
+        if knowing.tokenize(marker) != [marker]:
+            knowing.add_special_tokens({"additional_special_tokens": [AddedToken(marker, normalized=False, special=True)]})
+        whole = TextEncoder(knowing, self.settings.query_length).encode([marker + rest + probe for probe in _PROBES])
+        behind = self.texts.encode([rest + probe for probe in _PROBES])
+        if not all(map(np.array_equal, (ids[1:] for ids in whole), behind)):
+            raise ValueError(f"its tokenizer has other tokens for a text behind its {name} {marker!r} than for the text alone")
+
     def _prefix(self, name: str, prefix: str) -> tuple[str, np.ndarray]:
         """Return what is put before each text, and the tokens that come before those of both."""
         marker, rest = _marker(self.tokenizer, prefix, self.settings.markers)
+        if marker and self.settings.markers is not None:
+            self._check_marker(name, prefix[: len(prefix) - len(rest)], rest)
         if not rest.strip():
             return rest, np.array(marker, np.int32)
         whole = self.texts.encode([rest + probe for probe in _PROBES])
