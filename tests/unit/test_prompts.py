@@ -335,7 +335,7 @@ def test_special_tokens_stand_in_literals_only():
         ("[]", "Input should be an object"),
         ("a: &a [*a]", "holds what no prompt has"),
         ("2020-01-01: x", "holds what no prompt has"),
-        ("a: " + "[" * 3_000 + "]" * 3_000, "holds what no prompt has"),
+        ("a: " + "[" * 3_000 + "]" * 3_000, "recursion"),
         ("a: " + "9" * 5_000, "holds what no prompt has"),
         ("{pieces: [{text: '{query} {document}'}]}", "there is no positive answer: name one, or"),
         ("{pieces: [{text: '{query} {document}'}], positive: yes}", "positive: Input should be a valid string"),
