@@ -542,9 +542,10 @@ class Settings(_Section):
                     raise ValueError(f"{name} {problem}, or set network.egress")
         # What a run without an input does, and the one that the clock starts, would else be refused when it is too late.
         started = {"a retraining's defaults": {}, "schedule.retraining_input": self.schedule.retraining_input}
+        defaults = self.execution_defaults("data-bucket")
         for name, given in started.items():
             try:
-                resolve(given, "scheduled", self.execution_defaults("data-bucket"))
+                resolve(given, "scheduled", defaults)
             except PipelineError as error:
                 raise ValueError(f"{name}: {error}") from None
         if own := sorted(key for key in self.tags if key in _OWN_TAGS or key.startswith("aws:")):

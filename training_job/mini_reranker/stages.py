@@ -206,18 +206,19 @@ def _evaluation(build: Build, folder: Path) -> dict[str, Any]:
     from ko_reranker.evaluation.evaluate import EvaluationSettings, evaluate, write_report
 
     frozen = json.loads((build.work / "groups" / _DONE).read_text(encoding="utf-8")).get(_KINDS, {})
-    now = {name: digest(test_set) for name, test_set in validation_kinds(build.corpus).items()}
-    if changed := [name for name, sha256 in now.items() if frozen.get(name, sha256) != sha256]:
+    sets = test_sets(build.corpus)
+    digests = {name: digest(test_set) for name, test_set in sets.items()}
+    if changed := [name for name, sha256 in frozen.items() if digests[f"{name}-validation"] != sha256]:
         raise ValueError(f"The validation kinds {', '.join(changed)} are not those of the stage groups: make it again.")
     results: dict[str, Any] = {}
     model = build.work / "package/model"
     models = {"bm25-morphemes": "bm25:morphemes", "mini": str(model)}
-    for name, test_set in test_sets(build.corpus).items():
+    for name, test_set in sets.items():
         if not test_set.questions:  # a small data folder has some kinds only
             continue
         report, _, _ = evaluate(test_set, EvaluationSettings(models, candidates=50, fuse=0.5))
         write_report(folder / name, report)
-        results[name] = {"sha256": digest(test_set)} | {
+        results[name] = {"sha256": digests[name]} | {
             row: {metric: values[metric] for metric in ("mrr", "ndcg@10")} for row, values in report["rows"].items()
         }
     ranker = load_ranker(model)
