@@ -19,7 +19,7 @@ from ko_reranker.settings import Settings
 
 # What the build is given: what the image holds, as .dockerignore says, and how it is made. Anything else, such as an edit of
 # the README, would be another asset, and gigabytes built and pulled for nothing.
-_EXCLUDED = [*(ROOT / ".dockerignore").read_text().splitlines(), "!Dockerfile", "!.dockerignore"]
+EXCLUDED = [*(ROOT / ".dockerignore").read_text().splitlines(), "!Dockerfile", "!.dockerignore"]
 
 
 def container_image(scope: Construct, settings: Settings) -> str:
@@ -42,7 +42,7 @@ def container_image(scope: Construct, settings: Settings) -> str:
         scope,
         "Image",
         directory=str(ROOT),
-        exclude=_EXCLUDED,
+        exclude=EXCLUDED,
         ignore_mode=cdk.IgnoreMode.DOCKER,
         repository=repository,
         platform=ecr_assets.Platform.LINUX_AMD64,

@@ -25,7 +25,7 @@ from cdk.constructs.observed import labelled
 from cdk.constructs.permissions import allow
 
 ROOT = Path(__file__).resolve().parents[2]
-_RUNTIME_VERSION = (3, 13)
+RUNTIME_VERSION = (3, 13)
 _IGNORED = shutil.ignore_patterns("__pycache__", "*.pyc", "py.typed")
 
 
@@ -107,7 +107,7 @@ def bundle(folder: str, library: Sequence[str], documents: Mapping[str, Any] | N
             shutil.copy2(package / f"{part}.py", target / "ko_reranker")
     for name, document in (documents or {}).items():
         (target / name).write_text(json.dumps(document, ensure_ascii=False), encoding="utf-8")
-    _compile(target)
+    add_byte_code(target)
     return target
 
 
@@ -117,11 +117,11 @@ def _workshop() -> tempfile.TemporaryDirectory[str]:
     return tempfile.TemporaryDirectory(prefix="ko-reranker-bundles-")
 
 
-def _compile(target: Path, version: tuple[int, int] = sys.version_info[:2]) -> None:
+def add_byte_code(target: Path, version: tuple[int, int] = sys.version_info[:2]) -> None:
     """Ship byte code, which saves its share of every cold start, where this Python is the one that runs the function.
 
     Hash-based: byte code with time stamps would be another asset after every checkout, and ignored once unpacked.
     """
-    if version == _RUNTIME_VERSION:
+    if version == RUNTIME_VERSION:
         mode = PycInvalidationMode.UNCHECKED_HASH
         compileall.compile_dir(target, quiet=1, stripdir=str(target), prependdir="/var/task", invalidation_mode=mode)

@@ -12,7 +12,7 @@ SHORTEST_KEY, LONGEST_KEY = 20, 128
 
 # Where rerank clients put their key. One in a header of its own is meant for us more likely than one in Authorization, where
 # clients of others put their own service's, too.
-_HEADERS = ("x-api-key", "api-key", "authorization")
+KEY_HEADERS = ("x-api-key", "api-key", "authorization")
 # How `ko-reranker keys create` begins a key, and how tokens of Hugging Face, OpenAI and its kin, and JSON Web Tokens begin.
 OUR_PREFIX = "kor_"
 _FOREIGN_PREFIXES = ("hf_", "sk-", "eyJ")
@@ -31,7 +31,7 @@ def find_key(headers: Mapping[str, str] | None) -> str | None:
     """
     lowered = {name.lower(): value for name, value in (headers or {}).items() if isinstance(value, str)}
     usable = []
-    for name in _HEADERS:
+    for name in KEY_HEADERS:
         key = lowered.get(name, "").strip()
         if name == "authorization" and key[:7].lower() == "bearer ":
             key = key[7:].strip()

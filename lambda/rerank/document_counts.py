@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,11 +17,10 @@ from sagemaker_runtime import AwsClient, ConnectionFailed, EndpointError, NotCon
 
 from ko_reranker.protocol import ProtocolError, busy
 
-_SECONDS = 0.5
+ANSWER_SECONDS = 0.5
 _WINDOW_SECONDS = 60
 # DynamoDB deletes what has expired within days; it is never asked for after its minute.
 _KEPT_SECONDS = 600
-_now = time.time
 _REFUSED = "ConditionalCheckFailedException"
 
 
@@ -28,8 +28,15 @@ class Uncounted(Exception):
     """The table gave no answer; the message is the kind of failure."""
 
 
+@dataclass
 class CountsClient(AwsClient):
-    """Calls DynamoDB."""
+    """Calls DynamoDB.
+
+    Attributes:
+        answer_seconds: how long an answer may take.
+    """
+
+    answer_seconds: float = ANSWER_SECONDS
 
     service, host, variable = "dynamodb", "dynamodb", "AWS_ENDPOINT_URL_DYNAMODB"
 
@@ -40,7 +47,7 @@ class CountsClient(AwsClient):
             EndpointError, NotConnected, ConnectionFailed, TooSlow.
         """
         headers = {"Content-Type": "application/x-amz-json-1.0", "X-Amz-Target": "DynamoDB_20120810.UpdateItem"}
-        body = self.post("/", json.dumps(parameters).encode(), lambda _: headers, time.monotonic() + _SECONDS)
+        body = self.post("/", json.dumps(parameters).encode(), lambda _: headers, time.monotonic() + self.answer_seconds)
         answer: dict[str, Any] = json.loads(body)
         return answer
 
@@ -72,11 +79,13 @@ class DocumentCounts:
     Args:
         table: its name; the key is ``id``.
         client: asks it.
+        clock: tells the seconds since 1970.
     """
 
-    def __init__(self, table: str, client: CountsClient) -> None:
+    def __init__(self, table: str, client: CountsClient, clock: Callable[[], float] = time.time) -> None:
         self._table = table
         self._client = client
+        self._clock = clock
 
     def count(self, key_id: str, documents: int, limit: int) -> Standing:
         """Count documents of a key, and return what it has left of this minute.
@@ -90,7 +99,7 @@ class DocumentCounts:
             ProtocolError: 429 when the minute has not as many left; then none of them is counted.
             Uncounted: the table gave no answer.
         """
-        now = _now()
+        now = self._clock()
         minute = int(now // _WINDOW_SECONDS)
         seconds = max(1, (minute + 1) * _WINDOW_SECONDS - int(now))
         try:

@@ -24,12 +24,12 @@ from ko_reranker.protocol import TIMEOUT_HEADER, write_timeout
 
 # What the first attempt to connect may take, TLS included; each after it may take twice as long, and comes after a pause of at
 # most so many seconds that doubles, too. A function that has just started shares its CPU among many handshakes.
-_CONNECT_SECONDS, _PAUSE_SECONDS = 1.0, 0.05
+CONNECT_SECONDS, _PAUSE_SECONDS = 1.0, 0.05
 # A host that has no address, or refuses, is not busy: so many attempts are enough to tell.
 _MOST_REFUSALS = 4
 # A connection that idled longer is not used again: its other end may have gone unnoticed while this function was frozen, and
 # what was sent once is not sent again, because nobody can tell whether it was scored.
-_KEPT_SECONDS = 10.0
+KEPT_SECONDS = 10.0
 _PIECE_BYTES = 65_536
 
 
@@ -77,6 +77,8 @@ class AwsClient:
         region: where the service is.
         url: of its API.
         credentials: returns what signs a request.
+        connect_seconds: what the first attempt to connect may take.
+        kept_seconds: how long a connection may idle to be used again.
     """
 
     service: ClassVar[str]
@@ -89,6 +91,8 @@ class AwsClient:
     region: str
     url: str
     credentials: Callable[[], Credentials]
+    connect_seconds: float = CONNECT_SECONDS
+    kept_seconds: float = KEPT_SECONDS
     _idle: list[tuple[float, _Connection | _TlsConnection]] = field(default_factory=list)
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _tls: ssl.SSLContext | None = None
@@ -161,7 +165,7 @@ class AwsClient:
         refusals = 0
         for attempt in itertools.count():
             try:
-                return self._try_to_connect(min(_CONNECT_SECONDS * 2**attempt, _left(deadline)))
+                return self._try_to_connect(min(self.connect_seconds * 2**attempt, _left(deadline)))
             except ssl.SSLCertVerificationError as error:
                 raise NotConnected(type(error).__name__, outage=True) from None
             except OSError as error:
@@ -195,7 +199,7 @@ class AwsClient:
         with self._lock:
             while self._idle:
                 since, connection = self._idle.pop()
-                if time.monotonic() - since < _KEPT_SECONDS and not _has_ended(connection.sock):
+                if time.monotonic() - since < self.kept_seconds and not _has_ended(connection.sock):
                     return connection
                 connection.close()
         return None

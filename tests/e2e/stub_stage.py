@@ -251,7 +251,7 @@ class StubStage:
         self.cloud.client("sqs").purge_queue(QueueUrl=self._queue)
         outcome = self.retrain({"dataset": "nowhere"})
         assert outcome.status == "FAILED"
-        return bool(eventually(lambda: f"run-{self._runs} FAILED" in self._received(), 2))
+        return bool(eventually(lambda: f"run-{self._runs} FAILED" in self.received(), 2))
 
     def _subscribe(self) -> None:
         sqs, sns = self.cloud.client("sqs"), self.cloud.client("sns")
@@ -262,7 +262,7 @@ class StubStage:
         sqs.set_queue_attributes(QueueUrl=self._queue, Attributes={"Policy": policy})
         sns.subscribe(TopicArn=self.stage.output("TopicArn"), Protocol="sqs", Endpoint=arn)
 
-    def _received(self) -> str:
+    def received(self) -> str:
         found = self.cloud.client("sqs").receive_message(QueueUrl=self._queue, MaxNumberOfMessages=10)
         return "\n".join(message["Body"] for message in found.get("Messages", ()))
 

@@ -81,7 +81,7 @@ def test_a_failed_deploy_that_brings_an_older_model_back_is_told_and_healed(stub
     assert stub.stage.live_model()[0] == package, "the record says the newer model all the while"
     assert eventually(lambda: at_rest(stub) and running(stub) == uri, 60), f"the endpoint still runs {running(stub)}"
     assert stub.stage.live_model()[0] == package
-    assert eventually(lambda: "is put back" in stub._received(), 5), "nobody was told"
+    assert eventually(lambda: "is put back" in stub.received(), 5), "nobody was told"
     # Nothing is left that would keep the next one from being healed.
     items = stub.cloud.client("dynamodb").scan(TableName=stub.stage.output("ReleasesTable"))["Items"]
     assert not [item for item in items if item["id"]["S"].startswith("drift")]

@@ -92,7 +92,7 @@ def test_what_a_web_acl_refuses_is_logged_without_the_headers_that_hold_keys(
         assert arn["Fn::Join"][1][-1].rpartition(":")[2] in groups
         assert item["LoggingFilter"]["DefaultBehavior"] == "DROP"
     monkeypatch.syspath_prepend(str(ROOT / "lambda" / "authorizer"))
-    assert set(importlib.import_module("api_keys")._HEADERS) <= set(SECRET_HEADERS)
+    assert set(importlib.import_module("api_keys").KEY_HEADERS) <= set(SECRET_HEADERS)
 
 
 def test_what_reaches_no_target_is_kept_and_told_of(prod: Templates) -> None:

@@ -247,8 +247,8 @@ def test_settings_that_do_not_go_together_are_refused(wrong: dict[str, str], sai
 
 def test_byte_code_is_shipped_only_where_it_is_this_pythons(tmp_path: Path) -> None:
     (tmp_path / "module.py").write_text("VALUE = 1\n")
-    python_function._compile(tmp_path, (3, 0))
+    python_function.add_byte_code(tmp_path, (3, 0))
     assert not list(tmp_path.rglob("*.pyc"))
-    python_function._compile(tmp_path, python_function._RUNTIME_VERSION)
+    python_function.add_byte_code(tmp_path, python_function.RUNTIME_VERSION)
     [compiled] = tmp_path.rglob("*.pyc")
     assert compiled.read_bytes()[4] == 1, "hash-based, and not checked against the source"

@@ -36,7 +36,7 @@ def copy(tmp_path: Path) -> Path:
 
 def digest(folder: Path) -> str:
     stack = cdk.Stack(cdk.App(), "Stack")
-    asset = assets.Asset(stack, "Image", path=str(folder), exclude=image._EXCLUDED, ignore_mode=cdk.IgnoreMode.DOCKER)
+    asset = assets.Asset(stack, "Image", path=str(folder), exclude=image.EXCLUDED, ignore_mode=cdk.IgnoreMode.DOCKER)
     return asset.asset_hash
 
 
@@ -82,7 +82,7 @@ def test_the_stage_builds_from_no_more_than_that(monkeypatch: pytest.MonkeyPatch
     )
     stack = cdk.Stack(cdk.App(), "Stack")
     image.container_image(stack, load_settings({**CONTEXT, "stage": "prod"}))
-    assert (given["exclude"], given["ignore_mode"]) == (image._EXCLUDED, cdk.IgnoreMode.DOCKER)
+    assert (given["exclude"], given["ignore_mode"]) == (image.EXCLUDED, cdk.IgnoreMode.DOCKER)
 
 
 def test_the_packages_build_needs_no_file_that_the_image_lacks() -> None:

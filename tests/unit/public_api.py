@@ -55,9 +55,8 @@ class PublicApi:
         with _importing("authorizer"):
             self._authorise = importlib.import_module("api_keys").find_key
         with _importing("rerank"):
-            self._reranking = importlib.import_module("reranking")
-            self._endpoint = importlib.import_module("model_endpoint").ModelEndpoint("live", Model())
-        self._answer = lambda event: self._reranking.answer(event, self._endpoint, self._reranking.Settings("live"))
+            self.reranking = importlib.import_module("reranking")
+            self.endpoint = importlib.import_module("model_endpoint").ModelEndpoint("live", Model())
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         headers = {name[5:].replace("_", "-").title(): text for name, text in environ.items() if name.startswith("HTTP_")}
@@ -85,7 +84,16 @@ class PublicApi:
             "requestContext": {"requestId": "a1b2", "stage": "api"},
         }
         with contextlib.redirect_stdout(io.StringIO()):  # the function's log
-            return self._answer(event)
+            return self.answer(event)
+
+    def answer(self, event: dict[str, Any], **settings: Any) -> dict[str, Any]:
+        """Return the rerank function's answer to an event.
+
+        Args:
+            settings: of the function, where they are not its defaults.
+        """
+        answer: dict[str, Any] = self.reranking.answer(event, self.endpoint, self.reranking.Settings("live", **settings))
+        return answer
 
 
 @contextlib.contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import ssl
 import struct
 import threading
 import time
@@ -12,21 +13,31 @@ from collections.abc import Callable, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+from local_cloud.tls import Certificate
+
 Act = Callable[["_Handler", bytes], None]
 
 
 class SageMakerServer:
-    """Acts in the order in which the test says what to do, one act a request."""
+    """Acts in the order in which the test says what to do, one act a request.
 
-    def __init__(self) -> None:
+    Args:
+        certificate: what it shows over TLS; None speaks plain HTTP.
+    """
+
+    def __init__(self, certificate: Certificate | None = None) -> None:
         self.waiting: deque[Act] = deque()
         self.requests: list[tuple[str, dict[str, str], bytes]] = []
         self.connections = 0
-        self._sockets: list[socket.socket] = []
+        self.sockets: list[socket.socket] = []
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
         self._server.daemon_threads = True
         self._server.owner = self  # type: ignore[attr-defined]
-        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
+        if certificate:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(certificate.chain, certificate.key)
+            self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
+        self.url = f"{'https' if certificate else 'http'}://127.0.0.1:{self._server.server_address[1]}"
 
     def __enter__(self) -> SageMakerServer:
         threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
@@ -81,12 +92,12 @@ class SageMakerServer:
         self.waiting.append(lambda handler, _: handler.hang_up(after, abruptly))
 
     def close_connections(self) -> None:
-        for connection in self._sockets:
+        for connection in self.sockets:
             try:
                 connection.shutdown(socket.SHUT_RDWR)
             except OSError:
                 pass
-        self._sockets.clear()
+        self.sockets.clear()
         time.sleep(0.05)
 
 
@@ -97,7 +108,7 @@ class _Handler(BaseHTTPRequestHandler):
         super().setup()
         self.owner: SageMakerServer = self.server.owner  # type: ignore[attr-defined]
         self.owner.connections += 1
-        self.owner._sockets.append(self.connection)
+        self.owner.sockets.append(self.connection)
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))

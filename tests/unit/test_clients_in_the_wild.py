@@ -330,7 +330,7 @@ def test_a_body_that_api_gateway_decoded_is_not_ranked_with_replaced_characters(
         "isBase64Encoded": False,
         "requestContext": {"requestId": "a1b2", "stage": "api"},
     }
-    assert api._answer(event)["statusCode"] == 400
+    assert api.answer(event)["statusCode"] == 400
 
 
 # Texts that look like nothing, and the same text twice

@@ -28,13 +28,11 @@ def served(*origins: str) -> TestClient:
 
 
 def called(method: str, headers: dict, *origins: str, body: bytes = b"") -> dict:
-    api = PublicApi()
-    settings = api._reranking.Settings("live", cors_origins=origins)
     event = {
         "httpMethod": method, "path": "/v2/rerank", "headers": headers, "body": body.decode() or None,
         "isBase64Encoded": False, "requestContext": {"requestId": "a1b2", "stage": "api"},
     }  # fmt: skip
-    return api._reranking.answer(event, api._endpoint, settings)
+    return PublicApi().answer(event, cors_origins=origins)
 
 
 def test_by_default_no_page_is_let_in():

@@ -88,27 +88,24 @@ class Table:
 
 
 @pytest.fixture
-def api(modules, monkeypatch, capsys):
+def api(modules, capsys):
     with mock_aws(), SageMakerServer() as model, SageMakerServer() as dynamodb:
-        yield Api(modules, model, Table(dynamodb, boto3.client("dynamodb", "ap-northeast-2")), capsys, monkeypatch)
+        yield Api(modules, model, Table(dynamodb, boto3.client("dynamodb", "ap-northeast-2")), capsys)
 
 
 class Api:
-    def __init__(self, modules, model, table, capsys, monkeypatch):
-        self._reranking, model_endpoint, document_counts, tiers = modules
+    def __init__(self, modules, model, table, capsys):
+        self.reranking, model_endpoint, document_counts, tiers = modules
         runtime = sys.modules["sagemaker_runtime"]
         environment = {"AWS_REGION": "ap-northeast-2", "AWS_ENDPOINT_URL": model.url}
-        self._endpoint = model_endpoint.ModelEndpoint("e", runtime.RuntimeClient.from_environment(environment))
-        client = document_counts.CountsClient.from_environment({**environment, "AWS_ENDPOINT_URL_DYNAMODB": table.server.url})
-        self.counts = document_counts.DocumentCounts("counts", client)
-        self._settings = self._reranking.Settings("e", tiers=tiers.read_tiers(json.dumps(LIMITS)), counts_table="counts")
+        self.endpoint = model_endpoint.ModelEndpoint("e", runtime.RuntimeClient.from_environment(environment))
+        environment["AWS_ENDPOINT_URL_DYNAMODB"] = table.server.url
+        self.counts_client = document_counts.CountsClient.from_environment(environment)
+        self.counts_client.answer_seconds = 10.0  # moto may be slow on a busy machine
+        self.now = 1_000_020.0
+        self.counts = document_counts.DocumentCounts("counts", self.counts_client, clock=lambda: self.now)
+        self.settings = self.reranking.Settings("e", tiers=tiers.read_tiers(json.dumps(LIMITS)), counts_table="counts")
         self.model, self.table, self._capsys = model, table, capsys
-        monkeypatch.setattr(document_counts, "_SECONDS", 10.0)  # moto may be slow on a busy machine
-        self.at(1_000_020.0, monkeypatch)
-
-    def at(self, now: float, monkeypatch) -> None:
-        """Stop the clock that tells the minute."""
-        monkeypatch.setattr(sys.modules["document_counts"], "_now", lambda: now)
 
     def __call__(self, documents, *, tier="trial", key_id=KEY_ID, path="/v2/rerank", method="POST"):
         self.model.waiting.clear()
@@ -124,7 +121,7 @@ class Api:
                 "authorizer": {"tier": tier, "principalId": "p"},
             },
         }
-        response = self._reranking.answer(event, self._endpoint, self._settings, self.counts)
+        response = self.reranking.answer(event, self.endpoint, self.settings, self.counts)
         self.log = self._capsys.readouterr().out
         headers = {name.lower(): value for name, value in response["headers"].items()}
         return response["statusCode"], json.loads(response["body"]), headers
@@ -149,11 +146,11 @@ def test_what_a_service_tells_of_itself_has_the_limit_of_the_key(api):
         event = {"httpMethod": "GET", "path": "/info", "requestContext": {"authorizer": {"tier": tier}}}
         api.model.waiting.clear()
         api.model.answers(b'{"model": "m", "max_length": 512}')
-        answer = api._reranking.answer(event, api._endpoint, api._settings, api.counts)
+        answer = api.reranking.answer(event, api.endpoint, api.settings, api.counts)
         assert json.loads(answer["body"])["max_client_batch_size"] == most
 
 
-def test_a_minute_has_so_many_documents_and_the_headers_tell_what_is_left(api, monkeypatch):
+def test_a_minute_has_so_many_documents_and_the_headers_tell_what_is_left(api):
     for documents, left in ((5, 7), (4, 3), (3, 0)):
         status, _, headers = api(documents)
         told = {name: headers[f"x-ratelimit-{name}"] for name in ("limit", "remaining", "reset")}
@@ -163,12 +160,12 @@ def test_a_minute_has_so_many_documents_and_the_headers_tell_what_is_left(api, m
     assert (status, headers["retry-after"], headers["x-ratelimit-remaining"]) == (429, "60", "0")
     assert "0 of 12 documents are left" in body["message"]
     assert len(api.model.requests) == calls, "what is refused costs no model time"
-    api.at(1_000_080.0, monkeypatch)
+    api.now = 1_000_080.0
     assert (api(5)[0], api(5)[2]["x-ratelimit-remaining"]) == (200, "2")
 
 
-def test_what_does_not_fit_any_more_is_not_counted_and_less_still_passes(api, monkeypatch):
-    api.at(1_000_070.5, monkeypatch)
+def test_what_does_not_fit_any_more_is_not_counted_and_less_still_passes(api):
+    api.now = 1_000_070.5
     assert [api(5)[0], api(5)[0], api(3)[0]] == [200, 200, 429]
     status, _, headers = api(2)
     assert (status, headers["x-ratelimit-remaining"], headers["x-ratelimit-reset"]) == (200, "0", "10")
@@ -203,10 +200,10 @@ def test_a_tier_without_a_limit_asks_no_table_and_tells_nothing(api):
 
 
 @pytest.mark.parametrize("how", ["denies", "throttles", "hangs up", "hangs", "talks nonsense"])
-def test_when_the_table_fails_nobody_is_refused_and_the_log_tells(api, monkeypatch, how):
+def test_when_the_table_fails_nobody_is_refused_and_the_log_tells(api, how):
     api.table.fails(how)
     if how == "hangs":
-        monkeypatch.setattr(sys.modules["document_counts"], "_SECONDS", 0.1)
+        api.counts_client.answer_seconds = 0.1
     status, _, headers = api(5)
     line = json.loads(api.log)
     assert (status, line["uncounted"], line["documents"]) == (200, 1, 5)
@@ -214,7 +211,7 @@ def test_when_the_table_fails_nobody_is_refused_and_the_log_tells(api, monkeypat
     assert "uncounted" in {metric["Name"] for metric in line["_aws"]["CloudWatchMetrics"][0]["Metrics"]}
     assert not [name for name in headers if "ratelimit" in name]
     api.table.works()
-    monkeypatch.setattr(sys.modules["document_counts"], "_SECONDS", 10.0)
+    api.counts_client.answer_seconds = 10.0
     assert api(5)[2]["x-ratelimit-remaining"] == "7"
 
 
@@ -242,7 +239,7 @@ def test_tiers_that_are_none_are_named_at_cold_start(modules, text):
 def test_a_long_query_is_not_sent_with_every_part(api):
     query, documents = "가" * 400_000, [f"{place}" for place in range(5_000)]
     event = {"httpMethod": "POST", "path": "/rerank", "body": json.dumps({"query": query, "documents": documents})}
-    settings = api._reranking.Settings("e")
-    answer = api._reranking.answer(event, api._endpoint, settings)
+    settings = api.reranking.Settings("e")
+    answer = api.reranking.answer(event, api.endpoint, settings)
     assert (answer["statusCode"], json.loads(answer["body"])["error"]["param"]) == (422, "query")
     assert not api.model.requests

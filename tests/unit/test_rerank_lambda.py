@@ -18,6 +18,7 @@ from botocore.credentials import Credentials
 from sagemaker_server import SageMakerServer
 
 from ko_reranker.protocol import TIMEOUT_HEADER, read_timeout
+from local_cloud.tls import ensure_certificate
 
 FOLDER = Path(__file__).parents[2] / "lambda" / "rerank"
 QUERY, DOCUMENTS = "서울의 인구는?", ["부산은 항구다.", "서울의 인구는 940만 명이다."]
@@ -56,14 +57,14 @@ def api(modules, server, capsys):
 
 
 class Api:
-    def __init__(self, reranking, model_endpoint, server, capsys, **options):
+    def __init__(self, reranking, model_endpoint, server, capsys, *, url=None, authority="", **options):
         self.server = server
         self.client = sys.modules["sagemaker_runtime"].RuntimeClient.from_environment(
-            {"AWS_REGION": "ap-northeast-2", "AWS_ENDPOINT_URL": server.url}
+            {"AWS_REGION": "ap-northeast-2", "AWS_ENDPOINT_URL": url or server.url, "AWS_CA_BUNDLE": str(authority)}
         )
         self._reranking = reranking
         self._settings = reranking.Settings("live-endpoint")
-        self._endpoint = model_endpoint.ModelEndpoint("live-endpoint", self.client, **options)
+        self.endpoint = model_endpoint.ModelEndpoint("live-endpoint", self.client, **options)
         self._capsys = capsys
         self.scores, self.answers, self.fails = server.scores, server.answers, server.fails
 
@@ -81,7 +82,7 @@ class Api:
             "isBase64Encoded": encoded,
             "requestContext": {"requestId": REQUEST_ID, "stage": "live"},
         }
-        response = self._reranking.answer(event, self._endpoint, self._settings)
+        response = self._reranking.answer(event, self.endpoint, self._settings)
         assert not self.server.waiting, "the endpoint was not called as often as expected"
         self.log = self._capsys.readouterr().out
         return response["statusCode"], json.loads(response["body"]), response["headers"]
@@ -160,9 +161,9 @@ def test_connections_are_kept_and_one_that_died_meanwhile_is_replaced(api):
     assert (api.server.connections, api.calls) == (2, 3)
 
 
-def test_a_connection_that_idled_for_long_is_not_trusted(api, monkeypatch):
+def test_a_connection_that_idled_for_long_is_not_trusted(api):
     for kept in (10.0, 0.0):
-        monkeypatch.setattr(sys.modules["sagemaker_runtime"], "_KEPT_SECONDS", kept)
+        api.client.kept_seconds = kept
         api.scores([1.0, 2.0])
         assert api(BODY)[0] == 200
     assert (api.server.connections, api.calls) == (2, 2)
@@ -389,31 +390,23 @@ def test_an_endpoint_that_does_not_listen_is_a_503(api):
 
 
 class Doorman:
-    """A listener that lets nobody in at first: it takes connections and says nothing, or hangs up, before it hands one on."""
+    """A listener that lets nobody in at first: it takes connections and says nothing, or hangs up, before it hands one on.
+
+    Whoever comes speaks TLS, and waits for a certificate that only the server behind it has.
+    """
 
     def __init__(self, server, times, *, hangs_up=False):
         self.met = 0
         self._target, self._times, self._hangs_up = urlsplit(server.url), times, hangs_up
         self._listener = socket.create_server(("127.0.0.1", 0))
-        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+        self.url = f"https://127.0.0.1:{self._listener.getsockname()[1]}"
         self._kept = []
         threading.Thread(target=self._serve, daemon=True).start()
 
-    def client(self, api, monkeypatch):
-        """Make the function's TLS handshake wait for a word from here, as it waits for a certificate."""
-        runtime = sys.modules["sagemaker_runtime"]
-        connect = runtime._Connection.connect
+    def __enter__(self):
+        return self
 
-        def with_handshake(connection):
-            connect(connection)
-            if connection.sock.recv(1) != b"!":
-                raise ConnectionResetError
-
-        monkeypatch.setattr(runtime._Connection, "connect", with_handshake)
-        monkeypatch.setattr(runtime, "_CONNECT_SECONDS", 0.05)
-        api.client.url = self.url
-
-    def close(self):
+    def __exit__(self, *_):
         self._listener.close()
         for connection in self._kept:
             connection.close()
@@ -428,7 +421,7 @@ class Doorman:
             self._kept.append(inside)
             if self.met > self._times:
                 outside = socket.create_connection((self._target.hostname, self._target.port))
-                inside.sendall(b"!")
+                self._kept.append(outside)
                 for one, other in ((inside, outside), (outside, inside)):
                     threading.Thread(target=self._carry, args=(one, other), daemon=True).start()
             elif self._hangs_up:
@@ -443,27 +436,29 @@ class Doorman:
             pass
 
 
-@pytest.mark.parametrize("hangs_up", [False, True], ids=["silent", "hanging up"])
-def test_connecting_is_tried_again_because_nothing_was_sent(api, monkeypatch, hangs_up):
-    doorman = Doorman(api.server, 3, hangs_up=hangs_up)
-    doorman.client(api, monkeypatch)
-    api.scores([1.0, 2.0])
-    assert (api(BODY)[0], api.calls, doorman.met) == (200, 1, 4)
-    doorman.close()
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory):
+    return ensure_certificate(tmp_path_factory.mktemp("tls"))
 
 
 @pytest.mark.parametrize("hangs_up", [False, True], ids=["silent", "hanging up"])
-def test_no_connection_within_the_deadline_is_a_429_that_says_when_to_come_again(
-    modules, server, capsys, monkeypatch, hangs_up
-):
+def test_connecting_is_tried_again_because_nothing_was_sent(modules, certificate, capsys, hangs_up):
+    with SageMakerServer(certificate) as server, Doorman(server, 3, hangs_up=hangs_up) as doorman:
+        api = Api(*modules, server, capsys, url=doorman.url, authority=certificate.authority)
+        api.client.connect_seconds = 0.1
+        api.scores([1.0, 2.0])
+        assert (api(BODY)[0], api.calls, doorman.met) == (200, 1, 4)
+
+
+@pytest.mark.parametrize("hangs_up", [False, True], ids=["silent", "hanging up"])
+def test_no_connection_within_the_deadline_is_a_429_that_says_when_to_come_again(modules, server, capsys, hangs_up):
     server.reset()
-    api = Api(*modules, server, capsys, deadline_seconds=0.5)
-    doorman = Doorman(server, 1000, hangs_up=hangs_up)
-    doorman.client(api, monkeypatch)
-    status, body, headers = api(BODY)
+    with Doorman(server, 1000, hangs_up=hangs_up) as doorman:
+        api = Api(*modules, server, capsys, url=doorman.url, deadline_seconds=0.5)
+        api.client.connect_seconds = 0.05
+        status, body, headers = api(BODY)
     assert (status, headers["Retry-After"], body["error_type"], api.calls) == (429, "5", "overloaded", 0)
     assert doorman.met >= 2
-    doorman.close()
 
 
 @pytest.mark.parametrize("slow", [lambda server: server.sleeps(1.0), lambda server: server.drips(20, 0.1)])
@@ -479,7 +474,7 @@ def test_a_defect_of_ours_is_a_500_without_its_message(api, monkeypatch):
     def broken(*_, **__):
         raise RuntimeError("서울 secret text")
 
-    monkeypatch.setattr(api._endpoint, "score", broken)
+    monkeypatch.setattr(api.endpoint, "score", broken)
     status, body, _ = api(BODY)
     assert status == 500
     assert "secret" not in json.dumps(body) + api.log
