@@ -112,7 +112,8 @@ class Decoder:
         states, cos_sin = self._start(batch)
         for number, layer in enumerate(self.layers):
             behind = [None if prefix is None else prefix[number] for prefix in prefixes]
-            states, _ = layer(states, cos_sin[layer.kind], batch, behind, tails)
+            # Of the layer's keys and values nothing is kept while the next one is computed.
+            states = layer(states, cos_sin[layer.kind], batch, behind, tails)[0]
         return self.norm(states)
 
     def prefix_states(self, ids: np.ndarray, before: Sequence[LayerStates] | None = None) -> list[LayerStates]:
