@@ -21,7 +21,7 @@ class DecoderMemory:
     """Bytes that a decoder takes.
 
     Attributes:
-        weights: of the model as it is served; of a vocabulary's output rows none but those of answers, which are next to nothing.
+        weights: of the model as it is served; of a vocabulary's output rows the answers' alone, which are next to nothing.
         loading: while it is loaded, when most weights are there twice, as in the files and as they are computed with.
         beginnings: keys and values of what each request's documents begin with.
         batches: states of the micro-batches that are computed at the same time, and masks.
