@@ -1,4 +1,4 @@
-"""What holds for all tests: which of them see a GPU, and which share a process when several run."""
+"""What holds for all tests: which of them see a GPU, how many threads they compute with, which share a process."""
 
 from __future__ import annotations
 
@@ -22,11 +22,16 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> object:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """A GPU is seen only by the tests that are about one: everything else computes, and compares, on the CPU."""
+    """See to what must be settled before PyTorch is imported, here and in the processes that tests start.
+
+    A GPU is seen only by the tests that are about one: everything else computes, and compares, on the CPU. And that with one
+    thread: several in each of the processes side by side would spend their time waiting for one another.
+    """
     marks = config.getoption("markexpr", "")
     asked = "gpu" in marks and "not gpu" not in marks
     if not asked and not any("tests/gpu" in str(argument) for argument in config.args):
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture

@@ -155,8 +155,8 @@ class Cluster:
             "MASTER_ADDR": "127.0.0.1",
             "MASTER_PORT": str(free_port()),
             "SM_HOSTS": json.dumps(self.host_names),
-            # Hosts share this machine's cores; each would otherwise take them all.
-            "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // self.count)),
+            # Hosts share this machine's cores; each would take them all, or what the cloud was told by its own variable.
+            "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS") or str(max(1, (os.cpu_count() or 1) // self.count)),
         }
         logs_client = self.context.client("logs", self.credentials)
         for host in self.hosts:
