@@ -40,7 +40,7 @@ class StubRanker(Ranker):
 
     def __init__(self, max_queue_tokens: int | None = None) -> None:
         self.calls: list[list[str]] = []
-        self.engine = Engine(self._forward, batch_tokens=1_000, max_queue_tokens=max_queue_tokens)
+        self.engine = Engine(self.forward, batch_tokens=1_000, max_queue_tokens=max_queue_tokens)
 
     def logit(self, query: str, document: str) -> float:
         """Return what the model says of a pair: here the number of the query's characters that the document has, too."""
@@ -55,6 +55,6 @@ class StubRanker(Ranker):
         cut = lengths > self.max_length, len(query) > self.max_length
         return Scored(np.array(logits, np.float32), tokens, *cut, np.ones_like(lengths), Cost.of(pairs))
 
-    def _forward(self, pairs: Sequence[Pair]) -> tuple[np.ndarray, int]:
+    def forward(self, pairs: Sequence[Pair]) -> tuple[np.ndarray, int]:
         logits = np.array([self.logit(pair.query, pair.document) for pair in pairs], dtype=np.float32)
         return logits, sum(map(len, pairs))

@@ -193,13 +193,13 @@ def test_a_system_without_threads_says_so_and_nothing_is_left_waiting(engines, m
     assert engine.score(of(6)) == [6]
 
 
-def test_health_doubts_an_engine_whose_pass_never_ends(engines, monkeypatch):
-    gate = Gate()
-    engine = engines(gate)
+def test_health_doubts_an_engine_whose_pass_never_ends(engines):
+    gate, now = Gate(), [0.0]
+    engine = engines(gate, clock=lambda: now[0])
     ticket = engine.submit(of(5))
     assert gate.entered.acquire(timeout=10)
     assert not engine.failing
-    monkeypatch.setattr("ko_reranker.engine.core._HANGING_SECONDS", 0.0)
+    now[0] = 3600.0
     assert engine.failing
     gate.leave.release()
     ticket.result(timeout=10)
@@ -207,10 +207,10 @@ def test_health_doubts_an_engine_whose_pass_never_ends(engines, monkeypatch):
 
 def test_health_doubts_an_engine_without_workers(engines, monkeypatch):
     engine = engines(lengths_of)
-    monkeypatch.setattr(Engine, "_hire", lambda self: None)
-    ticket = engine.submit(of(5))
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", lambda thread: None)
+        ticket = engine.submit(of(5))
     assert engine.failing
-    monkeypatch.undo()
     assert engine.score(of(6)) == [6]
     assert ticket.result(timeout=10) == [5]
     assert not engine.failing
@@ -291,22 +291,32 @@ def test_a_micro_batch_that_had_to_wait_does_not_pass_for_the_speed():
 
 
 def measured_engine(engines, speed: int, **options) -> tuple[Engine, Gate]:
-    gate = Gate()
-    engine = engines(gate, **options)
-    engine._queue.measured(speed, 1.0)
+    """Return an engine that has computed so many tokens a second; then its clock stands still, at 0."""
+    first = 100
+    now = [-first / speed]
+
+    def compute(pairs: list[Pair]) -> tuple[np.ndarray, int]:
+        now[0] = 0.0
+        return lengths_of(pairs)
+
+    gate = Gate(compute)
+    engine = engines(gate, batch_tokens=first, clock=lambda: now[0], **options)
+    gate.leave.release()
+    assert engine.score(of(first)) == [first]
+    assert gate.entered.acquire(timeout=10)
     return engine, gate
 
 
 def test_one_large_request_locks_nobody_out_and_one_without_a_chance_is_told_at_once(engines):
     engine, gate = measured_engine(engines, 1000)
-    tickets = [engine.submit(of(*[100] * 500), deadline=time.monotonic() + 60)]  # 50 seconds
+    tickets = [engine.submit(of(*[100] * 500), deadline=60.0)]  # 50 seconds
     assert gate.entered.acquire(timeout=10)
-    tickets.append(engine.submit(of(100), deadline=time.monotonic() + 60))
+    tickets.append(engine.submit(of(100), deadline=60.0))
     with pytest.raises(EngineBusy, match=r"its own 250000 tokens take .* more than the request has time for") as hopeless:
-        engine.submit(of(*[100] * 2500), deadline=time.monotonic() + 60)
+        engine.submit(of(*[100] * 2500), deadline=60.0)
     assert hopeless.value.retry_after_seconds <= 60
     with pytest.raises(EngineBusy, match="waiting for the model before this request, more than") as late:
-        engine.submit(of(*[100] * 510), deadline=time.monotonic() + 60)
+        engine.submit(of(*[100] * 510), deadline=60.0)
     assert 0 < late.value.retry_after_seconds <= 60
     tickets[0].cancel()
     for _ in range(3):
@@ -330,11 +340,11 @@ def test_a_bounded_queue_counts_what_comes_before_a_request(engines):
 
 def test_a_request_is_judged_before_it_is_tokenised_by_what_it_has_at_least(engines):
     engine, gate = measured_engine(engines, 1000)
-    ticket = engine.submit(of(*[100] * 100), deadline=time.monotonic() + 60)
+    ticket = engine.submit(of(*[100] * 100), deadline=60.0)
     assert gate.entered.acquire(timeout=10)
     assert engine.outlook(100).tokens == 0
-    engine.check(100, deadline=time.monotonic() + 5)
+    engine.check(100, deadline=5.0)
     with pytest.raises(EngineBusy):
-        engine.check(20_000, deadline=time.monotonic() + 5)
+        engine.check(20_000, deadline=5.0)
     ticket.cancel()
     gate.leave.release()

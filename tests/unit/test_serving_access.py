@@ -155,13 +155,13 @@ def test_handshakes_that_do_not_come_to_an_end_keep_nobody_out(certificate):
 
 
 def test_a_handshake_that_stalls_is_cut_off_and_does_not_keep_the_server_from_stopping(certificate, monkeypatch):
-    monkeypatch.setattr(connections_module, "_HEAD_SECONDS", 0.5)
+    monkeypatch.setattr(connections_module, "HEAD_SECONDS", 0.5)
     with listening(ServingOptions(tls=load_tls(*certificate))) as server:
         with connect(server.port) as connection:
             assert closed(connection, 20)
-        monkeypatch.setattr(connections_module, "_HEAD_SECONDS", 60)
+        monkeypatch.setattr(connections_module, "HEAD_SECONDS", 60)
         with connect(server.port, b"\x16\x03\x01") as connection:
-            wait_for(lambda: len(server.server.servers[0]._entering) == 1, "the arrival")
+            wait_for(lambda: server.server.servers[0].handshakes == 1, "the arrival")
             server.stop()
 
 

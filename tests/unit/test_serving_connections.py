@@ -48,14 +48,14 @@ def test_senders_of_one_byte_take_no_place_from_anybody():
     ids=["silence", "half a line", "half a head", "half a head behind a request"],
 )
 def test_a_head_that_does_not_come_closes_the_connection(first, monkeypatch):
-    monkeypatch.setattr(module, "_HEAD_SECONDS", 0.3)
+    monkeypatch.setattr(module, "HEAD_SECONDS", 0.3)
     with listening() as server, connect(server.port, first) as connection:
         assert closed(connection, GENEROUS)
         wait_for(lambda: server.connections == 0, "the departure")
 
 
 def test_a_head_that_trickles_gets_no_more_time_than_one_that_stalls(monkeypatch):
-    monkeypatch.setattr(module, "_HEAD_SECONDS", 0.5)
+    monkeypatch.setattr(module, "HEAD_SECONDS", 0.5)
     with listening() as server, connect(server.port, b"GET /ping HTTP/1.1\r\nHost: x\r\nX: ") as connection:
         started = time.monotonic()
         with pytest.raises(OSError):
@@ -72,7 +72,7 @@ BEGUN = {
 
 @pytest.mark.parametrize("begun", BEGUN.values(), ids=BEGUN)
 def test_a_body_that_stops_is_told_so_and_let_go(begun, monkeypatch):
-    monkeypatch.setattr(intake_module, "_PROGRESS_SECONDS", 0.3)
+    monkeypatch.setattr(intake_module, "PROGRESS_SECONDS", 0.3)
     with listening() as server, connect(server.port, begun) as connection:
         status, body = answer(connection)
         assert (status, body["error_type"], body["error"]["code"]) == (408, "incomplete", 408)
@@ -87,7 +87,7 @@ def test_the_limit_of_a_request_covers_reading_it(begun):
 
 
 def test_a_body_that_trickles_is_one_that_stops(monkeypatch):
-    monkeypatch.setattr(intake_module, "_PROGRESS_SECONDS", 0.5)
+    monkeypatch.setattr(intake_module, "PROGRESS_SECONDS", 0.5)
     with listening() as server, connect(server.port, head(length=500_000)) as connection:
         started = time.monotonic()
         with pytest.raises(OSError):
@@ -97,7 +97,7 @@ def test_a_body_that_trickles_is_one_that_stops(monkeypatch):
 
 
 def test_a_body_that_keeps_coming_is_waited_for(monkeypatch):
-    monkeypatch.setattr(intake_module, "_PROGRESS_SECONDS", 1.0)
+    monkeypatch.setattr(intake_module, "PROGRESS_SECONDS", 1.0)
     content = json.dumps({"query": "질문", "documents": ["가" * 40_000] * 10}).encode()
     with listening() as server, connect(server.port, head("/rerank", len(content), "Connection: close")) as connection:
         for start in range(0, len(content), 100_000):
@@ -107,7 +107,7 @@ def test_a_body_that_keeps_coming_is_waited_for(monkeypatch):
 
 
 def test_what_follows_an_early_answer_is_not_waited_for_for_ever(monkeypatch):
-    monkeypatch.setattr(module, "_BODY_EXTRA_SECONDS", 0.0)
+    monkeypatch.setattr(module, "BODY_EXTRA_SECONDS", 0.0)
     with listening(ServingOptions(request_timeout_seconds=0.5)) as server:
         for path in ("/nowhere", "/ping"):
             with connect(server.port, head(path, 500_000)) as connection:
@@ -115,7 +115,7 @@ def test_what_follows_an_early_answer_is_not_waited_for_for_ever(monkeypatch):
 
 
 def test_bodies_that_stand_still_make_room_for_one_that_moves(monkeypatch):
-    monkeypatch.setattr(intake_module, "_STALLED_SECONDS", 0.2)
+    monkeypatch.setattr(intake_module, "STALLED_SECONDS", 0.2)
     large = {"query": "질문", "documents": ["x" * 60_000]}
     with listening(ServingOptions(max_body_bytes=100_000, max_waiting_bytes=200_000)) as server, ExitStack() as held:
         stalled = [held.enter_context(connect(server.port, head(length=100_000) + b"x" * 66_000)) for _ in range(3)]
@@ -227,25 +227,16 @@ def test_running_out_of_files_is_survived(monkeypatch, caplog):
     caplog.set_level(logging.INFO, logger="ko_reranker.serving")
     with listening() as server:
         assert ask(server.port)[0] == 200
-        door, failures = server.server.servers[0], iter([24] * 5)
-        accept = door._listener.accept
-        monkeypatch.setattr(door, "_listener", Short(door._listener, accept, failures))
+        failures, accept = iter([24] * 5), socket.socket.accept
+
+        def short(listener):
+            if number := next(failures, None):
+                raise OSError(number, "Too many open files")
+            return accept(listener)
+
+        monkeypatch.setattr(socket.socket, "accept", short)
         assert [ask(server.port)[0] for _ in range(3)] == [200] * 3
     assert [record.message for record in caplog.records].count("out of files") == 1
-
-
-class Short(socket.socket):
-    """A listener that finds no file for a while."""
-
-    def __init__(self, listener, accept, failures) -> None:
-        super().__init__(listener.family, listener.type, listener.proto, fileno=listener.detach())
-        self.setblocking(False)
-        self.failures = failures
-
-    def accept(self):
-        if number := next(self.failures, None):
-            raise OSError(number, "Too many open files")
-        return super().accept()
 
 
 def test_the_limit_of_files_is_raised_to_what_is_needed_and_else_bounds_the_connections(monkeypatch):

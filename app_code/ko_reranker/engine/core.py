@@ -68,6 +68,7 @@ class Engine:
         most_sequences: sequences of a micro-batch.
         max_queue_tokens: tokens that may wait before a request's end, its own included; None for any number.
         observer: is told of micro-batches and requests.
+        clock: seconds, those of deadlines.
     """
 
     def __init__(
@@ -80,6 +81,7 @@ class Engine:
         most_sequences: int = 2**31,
         max_queue_tokens: int | None = None,
         observer: EngineObserver | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.observer = observer
         self.max_queue_tokens = max_queue_tokens
@@ -87,7 +89,8 @@ class Engine:
         self._failed = False
         self._forward = forward
         self._threads = threads
-        self._queue = RequestQueue(batch_tokens, workers=workers, most_sequences=most_sequences)
+        self._clock = clock
+        self._queue = RequestQueue(batch_tokens, workers=workers, most_sequences=most_sequences, clock=clock)
         self._changed = threading.Condition()
         self._closed = False
         self.workers = workers
@@ -113,7 +116,7 @@ class Engine:
     def outlook(self, tokens: int) -> Outlook:
         """Return what a request of so many tokens has to expect if it comes now."""
         with self._changed:
-            return self._queue.outlook(_standing_for(tokens, None))
+            return self._queue.outlook(self._standing_for(tokens, None))
 
     def forget_speed(self) -> None:
         """Judge no request by the passes so far, which did what happens only once."""
@@ -127,14 +130,14 @@ class Engine:
             EngineBusy: as `submit` does.
         """
         with self._changed:
-            self._check_room(_standing_for(tokens, deadline))
+            self._check_room(self._standing_for(tokens, deadline))
 
     def submit(self, items: Sequence[Item], *, deadline: float | None = None, admitted: bool = False) -> Ticket:
         """Let items wait for their results.
 
         Args:
             items: of one request, in any number.
-            deadline: when they are no longer wanted, on the clock of `time.monotonic`.
+            deadline: when they are no longer wanted, on the engine's clock.
             admitted: whether they go on with a request that was let in before, and is not turned away half done.
 
         Returns:
@@ -144,11 +147,11 @@ class Engine:
             EngineBusy: too much comes before it, or it would not be done before its deadline.
             EngineClosed: the engine was closed.
         """
-        return self._accept(Ticket(items, deadline, time.monotonic()), bounded=not admitted)
+        return self._accept(Ticket(items, deadline, self._clock()), bounded=not admitted)
 
     def score(self, items: Sequence[Item]) -> list[Result]:
         """Return the results of items, however much is waiting."""
-        return self._accept(Ticket(items, None, time.monotonic()), bounded=False).result()
+        return self._accept(Ticket(items, None, self._clock()), bounded=False).result()
 
     def close(self) -> None:
         """Score what is waiting, then end the workers."""
@@ -179,7 +182,7 @@ class Engine:
         # An empty queue takes a request of any size: it would never fit otherwise.
         if most is not None and self._queue.tokens and outlook.tokens + own > most:
             raise EngineBusy(f"{outlook.tokens} tokens are waiting for the model before this request", outlook.wait_seconds)
-        left = float("inf") if ticket.deadline is None else ticket.deadline - time.monotonic()
+        left = float("inf") if ticket.deadline is None else ticket.deadline - self._clock()
         if outlook.seconds > left:
             alone = self._queue.seconds_of(own)
             reason = (
@@ -188,6 +191,10 @@ class Engine:
                 else f"{outlook.tokens} tokens are waiting for the model before this request"
             )
             raise EngineBusy(f"{reason}, more than the request has time for", outlook.wait_seconds)
+
+    def _standing_for(self, tokens: int, deadline: float | None) -> Ticket:
+        """Return a ticket that weighs so many tokens, at least one."""
+        return Ticket((range(max(1, tokens)),), deadline, self._clock())  # type: ignore[arg-type]  # its length is all that counts
 
     def _hire(self) -> None:
         """See that there are workers, in place of dead ones, too.
@@ -243,7 +250,7 @@ class Engine:
 
     def _compute(self, batch: MicroBatch) -> None:
         """Compute a micro-batch; one that fails request by request, so that only those fail who are the cause."""
-        started = time.monotonic()
+        started = self._clock()
         try:
             results, computed = self._forward(batch.items)
             if len(results) != batch.sequences:
@@ -257,13 +264,13 @@ class Engine:
                     self._compute(part)
         else:
             self._failed = False
-            self._deliver(batch, results, computed, time.monotonic() - started)
+            self._deliver(batch, results, computed, self._clock() - started)
         finally:
             with self._changed:
                 self._queue.computed(batch)
 
     def _deliver(self, batch: MicroBatch, results: Results, computed: int, seconds: float) -> None:
-        now = time.monotonic()
+        now = self._clock()
         done = []
         with self._changed:
             self._queue.measured(batch.tokens, seconds)
@@ -295,8 +302,3 @@ class Engine:
             getattr(self.observer, what)(**facts)
         except Exception:  # counting is not worth anybody's answer
             LOGGER.exception("the observer failed")
-
-
-def _standing_for(tokens: int, deadline: float | None) -> Ticket:
-    """Return a ticket that weighs so many tokens, at least one."""
-    return Ticket((range(max(1, tokens)),), deadline, time.monotonic())  # type: ignore[arg-type]  # all that counts is its length

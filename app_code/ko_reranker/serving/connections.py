@@ -30,9 +30,9 @@ from .parsing import Parser
 
 # Load balancers and the SageMaker front keep connections for a minute: the side that closes first loses requests.
 IDLE_SECONDS = 75
-_HEAD_SECONDS = 10.0
+HEAD_SECONDS = 10.0
 # The app answers a body that stays away, after its own limit; this is for what comes behind an answer that was early.
-_BODY_EXTRA_SECONDS = 5.0
+BODY_EXTRA_SECONDS = 5.0
 # How long the other side may take for the end of what has begun, once the connection is to be closed.
 _CLOSING_SECONDS = 2.0
 # A body that has brought this much is one that moves on.
@@ -64,7 +64,7 @@ class Patience:
     @classmethod
     def of(cls, request_timeout: float) -> Patience:
         """Return what goes with the limit of a request."""
-        return cls(min(_HEAD_SECONDS, request_timeout), request_timeout + _BODY_EXTRA_SECONDS, request_timeout)
+        return cls(min(HEAD_SECONDS, request_timeout), request_timeout + BODY_EXTRA_SECONDS, request_timeout)
 
 
 class Phase(Enum):
@@ -281,6 +281,11 @@ class Door:
             if task is not None:
                 task.cancel()
 
+    @property
+    def handshakes(self) -> int:
+        """How many connections are in the middle of a TLS handshake."""
+        return len(self._entering)
+
     async def wait_closed(self) -> None:
         """Return when nobody is in the door."""
         accepting = [] if self._accepting is None else [self._accepting]
@@ -300,7 +305,7 @@ class Door:
                     await asyncio.sleep(_PAUSE_SECONDS)
                 continue
             try:
-                while self._taken() + len(self._entering) >= self._places:
+                while self._taken() + self.handshakes >= self._places:
                     self._complain("crowded", connections=self._places)
                     await asyncio.sleep(0 if self._make_room() else _PAUSE_SECONDS)
             except asyncio.CancelledError:
@@ -319,7 +324,7 @@ class Door:
 
     def _make_room(self) -> bool:
         """Show somebody out; who stands in the middle of a TLS handshake, too, where these are most of all."""
-        handshakes = len(self._entering)
+        handshakes = self.handshakes
         if 2 * handshakes < self._places and self._waiting.show_out():
             return True
         if handshakes:
@@ -334,7 +339,7 @@ class Door:
                 self._make,
                 connection,
                 ssl=self._tls,
-                ssl_handshake_timeout=_HEAD_SECONDS if self._tls else None,
+                ssl_handshake_timeout=HEAD_SECONDS if self._tls else None,
                 ssl_shutdown_timeout=_CLOSING_SECONDS if self._tls else None,
             )
         except OSError:  # it has gone, or does not speak TLS

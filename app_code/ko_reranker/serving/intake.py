@@ -18,9 +18,9 @@ from .options import ServingOptions
 
 _RETRY_AFTER_SECONDS = 1
 # A body that is not whole yet brings at least this much in this time, or is given up.
-_PROGRESS_BYTES, _PROGRESS_SECONDS = 65_536, 15.0
+_PROGRESS_BYTES, PROGRESS_SECONDS = 65_536, 15.0
 # Where bytes are short, bodies that have not moved on for so long make room for those that do.
-_STALLED_SECONDS = 1.0
+STALLED_SECONDS = 1.0
 # What does not come to its end cannot be told from what comes next on the same connection.
 _CLOSE = {"Connection": "close"}
 
@@ -83,7 +83,7 @@ class Intake:
             ProtocolError: 429 when there is no room.
         """
         most = self.options.max_waiting_bytes
-        stalled = time.monotonic() - _STALLED_SECONDS
+        stalled = time.monotonic() - STALLED_SECONDS
         for other in list(self._arriving):
             if self.bytes + count <= most or other.moved > stalled:
                 break
@@ -187,7 +187,7 @@ class Body:
 
 
 def _allow(timeout: asyncio.Timeout, deadline: float) -> None:
-    left = min(deadline - time.monotonic(), _PROGRESS_SECONDS)
+    left = min(deadline - time.monotonic(), PROGRESS_SECONDS)
     timeout.reschedule(asyncio.get_running_loop().time() + left)
 
 
