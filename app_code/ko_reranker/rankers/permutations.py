@@ -2,16 +2,71 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 
 _THOUGHT_ENDS = "</think>"
 _BRACKETS = re.compile(r"\[([^\[\]]*)\]")
-_LISTED = re.compile(r"^[ \t]*\d{1,3}[.):][ \t]+(?=[^>\n]*[\dA-Z])", re.ASCII | re.MULTILINE)
+_MARKDOWN = re.compile(r"[*_`]")
+# What documents are called. Between a word and its number or letter something may stand, such as a colon or JSON's quotes.
+_NOUN = r"(?<![a-z])(?:passage|document|doc|text|candidate|item|option|id|문서|지문|본문|단락|구절|글|보기|후보|항목|자료)"
+_BETWEEN = r"[\s\"':=#.\[(]{0,4}"
+# Numbers that are no labels: scores, and how many documents there are.
+_OTHER_NUMBERS = re.compile(
+    rf"(?:score|confidence|probability|점수|확률|유사도){_BETWEEN}\d++(?:\.\d++)?(?:\s?/\s?\d++)?(?!\s*>)"
+    r"|(?<!\d)\d++(?:\.\d++)?\s?(?:%|퍼센트|점)"
+    r"|(?<!\d)\d++\s?(?:passages|documents|texts|candidates|items|개|건|편)",
+    re.IGNORECASE | re.ASCII,
+)
+
+
+class _Labels:
+    """How labels of a kind are found in texts, in which case makes no difference.
+
+    Args:
+        plain: a pattern of one as it was asked for.
+        label: a pattern of one in a text.
+        sure: patterns of one where nothing else can be meant, all of which are tried; the label's own, if there are none.
+
+    Attributes:
+        label, sure: as above.
+        places: numbers that say which place a document has, as in ``1. Passage 3``, ``Rank 1:`` and ``3위``, each in a group.
+        shape: of an answer as it was asked for.
+    """
+
+    def __init__(self, plain: str, label: str, *sure: str) -> None:
+        no_label = r"(?!\s*(?:>|→|,\s*[\[(]?\d)|\s?번(?!째))"  # what comes before others in a row is one itself
+        places = (
+            rf"(?:\b(?:rank|top|place|position)|순위|등수|랭킹|상위){_BETWEEN}(\d{{1,3}}+){no_label}[\])]?",
+            r"(?<!\d)(\d{1,3}+)(?:st|nd|rd|th)\b(?:\s+place\b)?",
+            r"(?<!\d)(\d{1,3}+)(?:순위| 순위(?![ :]{0,2}\d)| ?위|등|번째)",
+            rf"[\"'](\d{{1,3}}+)[\"']\s*:(?=\s*[\"']?(?:{_NOUN}{_BETWEEN})?{label})",
+            rf"^[ \t(\[#|-]{{0,4}}(\d{{1,3}}+)[ \t\]).:|-]{{0,4}}(?={_NOUN}{_BETWEEN}{label})",
+            rf"^[ \t#|-]{{0,4}}(\d{{1,3}}+)[ \t]?[.):|]+[ \t]+(?=[^>\n]*{label})",
+        )
+        flags = re.IGNORECASE | re.ASCII
+        self.label = re.compile(label, flags)
+        self.sure = [re.compile(pattern, flags) for pattern in sure or (label,)]
+        self.places = re.compile("|".join(places), flags | re.MULTILINE)
+        self.shape = re.compile(rf"\[{plain}\](?: > \[{plain}\])*", re.ASCII)
+
+
+# A decimal number is one, and none of the labels.
+_NUMBERS = _Labels(r"\d+", r"(?<![\d.])\d++(?:\.\d++)?")
 # Korean endings follow a letter without a space.
-_NUMBER, _LETTER = re.compile(r"\d+", re.ASCII), re.compile(r"(?<![A-Za-z0-9])[A-Z](?![A-Za-z0-9])")
+_LETTER, _CAPITAL = (rf"(?<![A-Za-z0-9]){letter}(?![A-Za-z0-9])" for letter in ("[A-Z]", "(?-i:[A-Z])"))
+_LETTERS = _Labels(
+    "[A-Z]",
+    _LETTER,
+    rf"{_NOUN}s?{_BETWEEN}({_LETTER})",
+    # Small ones may be words, and so may "I" where others follow it.
+    rf"(?!I(?:'| [a-z]))({_CAPITAL})",
+    rf"(?:\A|[>→,;:\n])[ \t\"'(]*({_LETTER})[ \t\"').]*(?=\Z|[>→,;\n])",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +98,8 @@ def parse_order(answer: str, labels: Sequence[str]) -> tuple[list[int], Faults]:
     """Return the documents that an answer names, best first, and what was wrong with it.
 
     What a model thought before its answer is passed over. Labels count where they are in brackets, and where there are none
-    in brackets wherever they stand; full-width, circled and raised ones as the plain ones.
+    in brackets wherever they stand, small letters where they can be nothing else; full-width, circled and raised ones as the
+    plain ones. Places, as in ``Rank 1: Passage 3`` or ``문서 3: 1위``, are no labels; where each document has one, they order.
 
     Args:
         answer: any text.
@@ -53,23 +109,68 @@ def parse_order(answer: str, labels: Sequence[str]) -> tuple[list[int], Faults]:
         Places of documents among the labels, each once.
     """
     text = _plain(answer.rpartition(_THOUGHT_ENDS)[2])
-    kind = _NUMBER if labels and labels[0].isdecimal() else _LETTER
-    named = [label for inside in _BRACKETS.findall(text) for label in kind.findall(inside.upper())]
-    # 1. Passage 3, 2. Passage 1: the numbers of such lines are places.
-    named = named or kind.findall(_LISTED.sub("", text))
+    kind = _NUMBERS if labels and labels[0].isdecimal() else _LETTERS
+    named = _named(text, kind, frozenset(labels))
     place_of = {label: place for place, label in enumerate(labels)}
-    # As text: a number may have more digits than any label, and than int takes.
-    places = [place_of.get(label.lstrip("0") if kind is _NUMBER else label) for label in named]
+    places = [place_of.get(label) for label in named]
     known = [place for place in places if place is not None]
     order = list(dict.fromkeys(known))
     missing = [place for place in range(len(labels)) if place not in set(order)]
-    shaped = " > ".join(f"[{label}]" for label in named) == text.strip() and bool(named)
     return order + missing, Faults(
-        misshapen=not shaped,
+        misshapen=kind.shape.fullmatch(text.strip()) is None,
         repeated=len(known) - len(order),
         unknown=len(places) - len(known),
         missing=len(missing),
     )
+
+
+# Where a label or a place stands, and which.
+_Stated = tuple[int, str]
+
+
+def _named(text: str, kind: _Labels, labels: frozenset[str]) -> list[str]:
+    """Return the labels that a text names, best first, those of no document included."""
+    text = _OTHER_NUMBERS.sub(_blank, _MARKDOWN.sub(" ", text))
+    places = [(found.start(), found[found.lastindex or 0]) for found in kind.places.finditer(text)]
+    stated = _stated(kind.places.sub(_blank, text), kind, labels)
+    if not labels.intersection(label for _, label in stated):  # what looked like places is all that there is
+        return [label for _, label in _stated(text, kind, labels)]
+    return _by_places(stated, places)
+
+
+def _stated(text: str, kind: _Labels, labels: frozenset[str]) -> list[_Stated]:
+    """Return what a text names, in its order: what stands in brackets, or else what the most documents are named by."""
+    inside = [
+        found for bracket in _BRACKETS.finditer(text) for found in _finds(kind.label, text, bracket.start(1), bracket.end(1))
+    ]
+    if inside:
+        return inside
+    patterns = list(kind.sure)
+    if all(len(word) == 1 for word in re.findall(r"\w+", text)):
+        patterns.append(kind.label)
+    readings = [_finds(pattern, text, 0, len(text)) for pattern in patterns]
+    return max(readings, key=lambda reading: len(labels.intersection(label for _, label in reading)))
+
+
+def _finds(pattern: re.Pattern[str], text: str, start: int, end: int) -> list[_Stated]:
+    # As text: a number may have more digits than any label, and than int takes.
+    return [
+        (found.start(found.lastindex or 0), found[found.lastindex or 0].upper().lstrip("0"))
+        for found in pattern.finditer(text, start, end)
+    ]
+
+
+def _by_places(stated: Sequence[_Stated], places: Sequence[_Stated]) -> list[str]:
+    """Return labels by the places that are said of them, if one is said of each, before or behind it; else as they stand."""
+    both = sorted([(start, True, place) for start, place in places] + [(start, False, label) for start, label in stated])
+    said = [label for _, label in stated]
+    if len(places) != len(stated) or any(one[1] == other[1] for one, other in itertools.pairwise(both)):
+        return said
+    return [label for _, label in sorted(zip((int(place) for _, place in places), said, strict=True), key=itemgetter(0))]
+
+
+def _blank(found: re.Match[str]) -> str:
+    return " " * len(found[0])
 
 
 def _plain(text: str) -> str:
