@@ -423,7 +423,7 @@ DOCUMENTS_PIECE, ASKED = '{documents: "[{label}] {document} "}', '{text: "{query
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{method: bubble, pieces: [], window: 2}", "method: "),
+        ("{method: bubble, pieces: [], window: 2}", "method is 'bubble'"),
         (f"{{method: setwise, window: 3, pieces: [{ASKED}]}}", "one piece has documents, and 0 have"),
         (f"{{method: setwise, window: 3, pieces: [{DOCUMENTS_PIECE}, {DOCUMENTS_PIECE}]}}", "and 2 have"),
         (f'{{method: setwise, window: 3, pieces: [{ASKED}, {{documents: "{{document}}"}}]}}', r"documents has \{label\}"),

@@ -334,6 +334,14 @@ def test_special_tokens_stand_in_literals_only():
         ("pieces: [", "is not YAML"),
         ("[]", "Input should be an object"),
         ("a: &a [*a]", "holds what no prompt has"),
+        ("b: &b [x, x]\na: [*b, *b]", "the alias *b in line 2"),
+        ("positive: 'yes'\npieces: []\npositive: 'no'", "positive twice, in lines 1 and 3"),
+        ("{pieces: [{text: a, text: b}]}", "text twice, in lines 1 and 1"),
+        ("{positive: 'yes'}", "pieces: Field required"),
+        ("x" * 100_001, "has 100,001 characters, over the limit of 100,000"),
+        ("{method: bubble, pieces: []}", "method is 'bubble', and has to be one of pointwise, likelihood, pairwise"),
+        ("{method: likelihood, pieces: [{text: '{query} {document}'}], positive: 'yes'}", "likelihood has no positive answer"),
+        ("{method: pointwise, pieces: [{text: '{document}'}, {text: '{query}'}]}", "pointwise has a positive answer"),
         ("2020-01-01: x", "holds what no prompt has"),
         ("a: " + "[" * 3_000 + "]" * 3_000, "recursion"),
         ("a: " + "9" * 5_000, "holds what no prompt has"),
@@ -357,6 +365,13 @@ def test_a_prompt_that_is_not_valid_says_what_and_where(text, message):
     with pytest.raises(PromptError) as refused:
         parse_prompt(text, "mine.yaml")
     assert message in str(refused.value) and "mine.yaml" in str(refused.value)
+
+
+@pytest.mark.parametrize("name", shipped_prompts())
+def test_a_prompt_may_say_the_method_that_reranker_json_says(name):
+    text, prompt = shipped_prompts()[name], shipped_prompt(name)
+    said = text if "method:" in text else f"{text}method: {prompt.method}\n"
+    assert parse_prompt(said, name) == prompt
 
 
 def test_an_unknown_prompt_is_an_error_that_lists_those_there_are():

@@ -11,7 +11,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import yaml
 from pydantic import TypeAdapter, ValidationError
@@ -139,8 +139,38 @@ class Prompt:
 AnyPrompt = Prompt | ComparingPrompt
 
 
+# How a prompt may rank, and which of these ask of each document by itself.
+_APART = ("pointwise", "likelihood")
+_METHODS = (*_APART, "pairwise", "setwise", "listwise")
+# A prompt is some lines; the longest that comes with the library has 1,000 characters.
+_MOST_CHARACTERS = 100_000
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuses keys that come twice, of which YAML takes the last, and aliases, which may stand for more than memory holds."""
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            event = self.peek_event()
+            raise ValueError(f"the alias *{event.anchor} in line {event.start_mark.line + 1}: write out what it stands for")
+        node: yaml.Node | None = super().compose_node(parent, index)
+        return node
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        lines: dict[str, int] = {}
+        for key, _ in node.value:
+            line = key.start_mark.line + 1
+            if not isinstance(key, yaml.ScalarNode):
+                continue
+            if key.value in lines:
+                raise ValueError(f"{key.value} twice, in lines {lines[key.value]} and {line}: leave one of them out")
+            lines[key.value] = line
+        mapping: dict[Any, Any] = super().construct_mapping(node, deep)
+        return mapping
+
+
 def parse_prompt(text: str, name: str) -> AnyPrompt:
-    """Return the prompt that a YAML document describes; one with a ``method`` compares documents.
+    """Return the prompt that a YAML document describes; its ``method`` says whether it compares documents.
 
     Args:
         text: of the document.
@@ -149,10 +179,18 @@ def parse_prompt(text: str, name: str) -> AnyPrompt:
     Raises:
         PromptError: it is not valid; the message says where.
     """
+    if len(text) > _MOST_CHARACTERS:
+        raise PromptError(f"{name} has {len(text):,} characters, over the limit of {_MOST_CHARACTERS:,}")
     try:
-        value = yaml.safe_load(text)
-        kind: type[AnyPrompt] = ComparingPrompt if isinstance(value, dict) and "method" in value else Prompt
-        prompt = TypeAdapter(kind).validate_json(json.dumps(value, default=str))
+        value = yaml.load(text, _Loader)  # noqa: S506  # a safe loader
+        method = value.pop("method", None) if isinstance(value, dict) else None
+        if method is not None and method not in _METHODS:
+            raise PromptError(f"{name} is not valid: method is {method!r}, and has to be one of {', '.join(_METHODS)}")
+        compares = method is not None and method not in _APART
+        kind: type[AnyPrompt] = ComparingPrompt if compares else Prompt
+        prompt = TypeAdapter(kind).validate_json(json.dumps(value | {"method": method} if compares else value, default=str))
+    except PromptError:
+        raise
     except yaml.YAMLError as error:
         raise PromptError(f"{name} is not YAML: {' '.join(str(error).split())}") from None
     except ValidationError as error:
@@ -161,6 +199,11 @@ def parse_prompt(text: str, name: str) -> AnyPrompt:
         raise PromptError(f"{name} holds what no prompt has: {error}") from None
     if any(isinstance(piece, SpecialPiece) for piece in prompt.pieces[1:]):
         raise PromptError(f"{name} is not valid: special: bos can only come first")
+    if method not in (None, prompt.method):
+        raise PromptError(
+            f"{name} is not valid: method is {method}, and it is {prompt.method} by its pieces and answers: "
+            f"{'likelihood has no positive answer' if prompt.method == 'pointwise' else 'pointwise has a positive answer'}"
+        )
     return prompt
 
 
@@ -168,7 +211,7 @@ def _first(error: ValidationError) -> str:
     """Return what is wrong first: of a piece that is of no kind, what each kind lacks would be more than helps."""
     found = error.errors()[0]
     where = [str(step) for step in found["loc"] if not str(step).endswith("Piece")]
-    if where and where[0] == "pieces" and found["type"] != "value_error":
+    if len(where) > 1 and where[0] == "pieces" and found["type"] != "value_error":
         return (
             f"{'.'.join(where[:2])} is no piece: it has one of special, literal and text (and without_instruction), a string; "
             "where documents are compared, one has documents"
