@@ -10,15 +10,16 @@ import pytest
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> object:
-    """Keep a file's tests together, and those of the one local cloud: what they share is made once."""
+    """Keep a file's tests together, those of the one local cloud, those of the templates: what they share is made once."""
     from xdist.scheduler import LoadScopeScheduling  # some tests run in environments that have no xdist
 
-    class ByCloud(LoadScopeScheduling):
+    class ByWhatIsShared(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
             file = nodeid.partition("::")[0]
-            return "tests/e2e" if file.startswith("tests/e2e/") else file
+            folder = file.rpartition("/")[0]
+            return folder if folder in ("tests/e2e", "tests/infrastructure") else file
 
-    return ByCloud(config, log)
+    return ByWhatIsShared(config, log)
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -184,35 +184,29 @@ def base_with_dropout(tmp_path_factory) -> str:
     return str(folder)
 
 
-def test_a_killed_run_with_dropout_goes_on_as_if_nothing_had_been(tmp_path, records, base_with_dropout) -> None:
+def test_a_killed_run_with_dropout_goes_on_as_if_nothing_had_been(tmp_path, records, base_with_dropout, monkeypatch) -> None:
     settings = QUICK | {"base_model": base_with_dropout, "epochs": "3", "dev_queries": "4", "early_stop_patience": "3"}
     whole, broken = (job(tmp_path / name, records[:16], settings) for name in ("whole", "broken"))
     for folders in (whole, broken):
         write_jsonl(folders.dataset / "dev.jsonl", [record.to_json() for record in records[16:]])
-    run_to_the_end(whole)
-    for killed_after in (3, 7):
-        process = start_host(broken)
-        for line in process.stdout:
-            if line.startswith(f"step={killed_after}/"):
-                break
-        os.kill(worker_of(process), signal.SIGKILL)
-        process.communicate(timeout=60)
-        assert not (broken.model / "model.safetensors").exists()
-        (broken.failure).unlink(missing_ok=True)
-    run_to_the_end(broken)
+    train(load_recipe(settings), whole, ALONE)
+    process = start_host(broken)
+    for line in process.stdout:
+        if line.startswith("step=3/"):
+            break
+    os.kill(worker_of(process), signal.SIGKILL)
+    process.communicate(timeout=60)
+    assert not (broken.model / "model.safetensors").exists()
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        stop_at(7, patch)
+        train(load_recipe(settings), broken, ALONE)
+    train(load_recipe(settings), broken, ALONE)
     assert all(torch.equal(value, weights(whole)[name]) for name, value in weights(broken).items())
     told = [
         [{key: value for key, value in row.items() if "second" not in key} for row in metrics(folders)]
         for folders in (whole, broken)
     ]
     assert told[1] == told[0], "the metrics' file has every step once"
-
-
-def run_to_the_end(folders: TrainingFolders) -> None:
-    """Train in processes as those that are killed, whose threads add up in the same order."""
-    process = start_host(folders)
-    said, _ = process.communicate(timeout=400)
-    assert process.returncode == 0, said
 
 
 def worker_of(process: subprocess.Popen) -> int:
