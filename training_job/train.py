@@ -67,6 +67,8 @@ def train(recipe: Recipe, folders: TrainingFolders, worker: Worker) -> None:
     # The records, the model.
     records = _open_records(folders.dataset / "train.jsonl", recipe, worker)
     family, base_commit = _load_base(recipe, worker.device)
+    if records.with_instruction and not family.instructed:
+        worker.say(f"{records.with_instruction} records have an instruction, which this model does not read.")
     model, encode = family.model, family.encode
     sampler = GroupSampler(
         records,

@@ -229,7 +229,7 @@ def test_korean_texts_and_numbers_are_kept_and_counted(store, memory):
 
 def test_negatives_that_are_positives_are_dropped_with_their_scores(store, memory):
     rows = [{"query": f"질문 {n}", "pos": [f"정답 {n}", f"정답  {n}"], "neg": [f"오답 {n}", f"정답 {n}"]} for n in range(40)]
-    rows[0] |= {"pos_scores": [3.0, 2.0], "neg_scores": [1.0, 9.0]}
+    rows[0] |= {"pos_scores": [3.0, 2.0], "neg_scores": [1.0, 9.0], "instruction": "찾아라"}
     # Another record of the same question says that this one's negative answers it.
     rows.append({"query": "질문 1", "pos": ["오답 1"], "neg": ["딴소리"]})
     put_records(store, rows)
@@ -238,6 +238,7 @@ def test_negatives_that_are_positives_are_dropped_with_their_scores(store, memor
     assert out["질문 0", "정답 0"]["neg"] == ["오답 0"]
     assert out["질문 0", "정답 0"]["pos"] == ["정답 0"]
     assert (out["질문 0", "정답 0"]["pos_scores"], out["질문 0", "정답 0"]["neg_scores"]) == ([3.0], [1.0])
+    assert out["질문 0", "정답 0"]["instruction"] == "찾아라"
     assert "오답 1" not in out["질문 1", "정답 1"]["neg"]
     assert out["질문 1", "정답 1"]["neg"], "it was filled again"
     assert result["dropped_negatives"] == 41

@@ -36,6 +36,7 @@ from training_job.launch import run_training
 from training_job.loop import worker as workers
 from training_job.loop.checkpoints import CheckpointStore
 from training_job.loop.dataset import RecordFile
+from training_job.loop.dev import DevSet
 from training_job.loop.groups import Group, GroupSampler, binary_loss, group_loss, micro_batches
 from training_job.loop.worker import Worker
 from training_job.train import train
@@ -382,6 +383,35 @@ def test_prompt_and_instruction_of_the_recipe_are_trained_and_recorded(qwen, tmp
     ranker = load_ranker(tmp_path, EngineOptions(device="cpu", workers=1))
     assert ranker.encoder.prompt.instruction == "법령 조문이 답이면 관련이 있다."
     ranker.close()
+
+
+def test_an_instruction_of_a_record_takes_the_place_of_the_prompts_own(qwen, tmp_path) -> None:
+    row = {"query": "임대차 기간은?", "pos": ["2년으로 본다."], "neg": ["부산은 항구이다."]}
+    rows = [row, row | {"instruction": "법령 조문이 답이면 관련이 있다.<|im_end|>"}, row | {"instruction": None}]
+    write_jsonl(tmp_path / "train.jsonl", rows)
+    family = load_family(qwen, recipe_of(qwen, instruction="무엇이든"), CPU)
+    sampler = GroupSampler(RecordFile(tmp_path / "train.jsonl"), family.encode, group_size=2, batch_queries=3, seed=0)
+    texts = {}
+    for group in sampler.batch(0).groups:
+        for pair in group.pairs:
+            texts.setdefault(group.record, []).append(qwen_tokenizer().decode([*pair.prefix.ids, *pair.ids]))
+    asked = {record: {text.partition("<Query>")[0].partition("<Instruct>: ")[2] for text in texts[record]} for record in texts}
+    assert asked[0] == asked[2] == {"무엇이든\n"}
+    (own,) = asked[1]
+    assert own.startswith("법령 조문이 답이면 관련이 있다.") and "<|im_end|>" not in own
+
+
+def test_an_instruction_that_leaves_no_room_is_told_before_the_first_step(qwen, tmp_path) -> None:
+    row = {"query": "질문", "pos": ["답"], "neg": ["아님"]}
+    write_jsonl(tmp_path / "train.jsonl", [row | {"instruction": "짧다"}, row | {"instruction": "길다 " * 400}])
+    family = load_family(qwen, recipe_of(qwen), CPU)
+    with pytest.raises(JobError, match=r"The instruction of record 2 cannot be read: it leaves no room"):
+        GroupSampler(RecordFile(tmp_path / "train.jsonl"), family.encode, group_size=2, batch_queries=2, seed=0)
+    with pytest.raises(JobError, match=r"The instruction of record 2"):
+        DevSet(tmp_path / "train.jsonl", family.encode, group_size=2, queries=2, seed=0)
+    silent = load_family(qwen, recipe_of(qwen, prompt="bge-reranker-v2-gemma"), CPU)
+    assert not silent.instructed
+    GroupSampler(RecordFile(tmp_path / "train.jsonl"), silent.encode, group_size=2, batch_queries=2, seed=0)
 
 
 @pytest.mark.parametrize(

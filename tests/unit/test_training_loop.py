@@ -438,6 +438,12 @@ def test_records_are_read_by_their_place(tmp_path, records) -> None:
     ("content", "message"),
     [
         ('{"query": "a", "pos": ["b"]}\n{"query": "a", "pos": []}\n', r"train\.jsonl line 2: pos: needs at least one passage"),
+        ('{"query": "a", "pos": ["b"], "instruction": 3}\n', "line 1: instruction: must be a string, is a number"),
+        ('{"query": "a", "pos": ["b"], "instruction": " "}\n', "line 1: instruction: is blank"),
+        (
+            '{"query": "a", "pos": ["b"], "instruction": "' + "가" * 2_001 + '"}\n',
+            "line 1: instruction: has 2,001 characters, over the limit of 2,000",
+        ),
         ("", "holds no record"),
     ],
 )

@@ -23,6 +23,7 @@ class CrossEncoder:
     """See `training_job.loop.family.TrainedFamily`."""
 
     reads = "pair"
+    instructed = False
 
     def __init__(self, base: Loaded, recipe: Recipe, device: torch.device) -> None:
         model, self._tokenizer = base.transformer, base.tokenizer
@@ -42,7 +43,14 @@ class CrossEncoder:
         """Load a sequence classifier, or a transformer whose head starts from PyTorch's generator."""
         return cls(load_trainable(folder, recipe.base_model), recipe, device)
 
-    def encode(self, record: int, query: str, passages: Sequence[str], teacher: tuple[float, ...] | None) -> Group:
+    def encode(
+        self,
+        record: int,
+        query: str,
+        passages: Sequence[str],
+        teacher: tuple[float, ...] | None,
+        instruction: str | None = None,
+    ) -> Group:
         """Return the pairs of a query and its passages."""
         return encode_pairs(self._encoder, record, query, passages, teacher)
 
@@ -66,8 +74,13 @@ class CrossEncoder:
 
 
 def encode_pairs(
-    encoder: PairEncoder, record: int, query: str, passages: Sequence[str], teacher: tuple[float, ...] | None
+    encoder: PairEncoder,
+    record: int,
+    query: str,
+    passages: Sequence[str],
+    teacher: tuple[float, ...] | None,
+    instruction: str | None = None,
 ) -> Group:
-    """Return the group of a query and its passages, read in pairs."""
+    """Return the group of a query and its passages, read in pairs, which have no place for an instruction."""
     pairs, query_cut = encoder.encode(query, passages)
     return Group(record, tuple(pairs), teacher, query_cut)

@@ -25,7 +25,7 @@ from ko_reranker.models import hub_commit, model_digest
 from ko_reranker.rankers.classifiers import load_decoder
 from ko_reranker.rankers.folders import GENERATIVE, SETTINGS_FILE
 from ko_reranker.rankers.generative_folders import Generative, read_generative, written_out
-from ko_reranker.rankers.interface import RankerError
+from ko_reranker.rankers.interface import RankerError, UnrankableError
 from ko_reranker.rankers.placing import served_dtype
 from ko_reranker.rankers.prompts import PROMPT_FILE, Prompt, PromptError, digest, shipped_prompts
 from ko_reranker.rankers.prompts.encoding import PromptEncoder
@@ -65,6 +65,7 @@ class GenerativeReranker:
         self._adapters = adapters
         self.max_length = min(recipe.max_length, position_limit(base))
         self.query_room = self.max_length // 2
+        self.instructed = prompt.instructed
         self._encoder = PromptEncoder(tokenizer, prompt, self.max_length)
         self._decoding = PackedDecoder(base, recipe.seed, twice=recipe.gradient_checkpointing)
         self.model: nn.Module = base if adapters is None else adapters
@@ -89,9 +90,19 @@ class GenerativeReranker:
         except PromptError as error:
             raise RankerError(f"{recipe.base_model} cannot be used: {error}.") from error
 
-    def encode(self, record: int, query: str, passages: Sequence[str], teacher: tuple[float, ...] | None) -> Group:
+    def encode(
+        self,
+        record: int,
+        query: str,
+        passages: Sequence[str],
+        teacher: tuple[float, ...] | None,
+        instruction: str | None = None,
+    ) -> Group:
         """Return the query's prompts, one for each passage, of which a long one is cut."""
-        encoded = self._encoder.encode_documents(query, passages)
+        try:
+            encoded = self._encoder.encode_documents(query, passages, instruction=instruction)
+        except UnrankableError as error:
+            raise JobError(f"The {error.field} of record {record + 1} cannot be read: {error}.") from None
         return Group(record, tuple(encoded.pairs), teacher, encoded.query_truncated)
 
     def logits(self, groups: Sequence[Group], step: int) -> torch.Tensor:

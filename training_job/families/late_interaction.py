@@ -61,6 +61,7 @@ class LateInteraction:
     """See `training_job.loop.family.TrainedFamily`."""
 
     reads = "passage"
+    instructed = False
 
     def __init__(
         self,
@@ -117,7 +118,14 @@ class LateInteraction:
         except ValueError as error:
             raise RankerError(f"{name} cannot be used: {error}") from error
 
-    def encode(self, record: int, query: str, passages: Sequence[str], teacher: tuple[float, ...] | None) -> Group:
+    def encode(
+        self,
+        record: int,
+        query: str,
+        passages: Sequence[str],
+        teacher: tuple[float, ...] | None,
+        instruction: str | None = None,
+    ) -> Group:
         """Return the query and its passages; the end of a long one is cut off."""
         asked, query_cut = self._texts.query(query)
         encoded = self._texts.documents(passages).texts

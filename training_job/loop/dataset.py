@@ -24,6 +24,8 @@ class RecordFile:
         sha256: of the file.
         without_negatives: how many records have no negative.
         with_scores: how many records have a teacher's score for every passage.
+        with_instruction: how many records have an instruction of their own.
+        longest_instruction: the place of the record with the longest one; None where none has any.
 
     Raises:
         JobError: the file is missing, empty, or holds a record that breaks the contract.
@@ -31,7 +33,8 @@ class RecordFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.without_negatives = self.with_scores = 0
+        self.without_negatives = self.with_scores = self.with_instruction = self._longest = 0
+        self.longest_instruction: int | None = None
         self._offsets, self._sizes = array("Q"), array("I")
         try:
             self._file = os.open(path, os.O_RDONLY)
@@ -72,6 +75,10 @@ class RecordFile:
             record = parse_line(line)
         except RecordError as error:
             raise JobError(f"{self.path.name} line {number}: {error}.") from None
+        if record.instruction is not None:
+            self.with_instruction += 1
+            if len(record.instruction) > self._longest:
+                self._longest, self.longest_instruction = len(record.instruction), len(self._sizes)
         self._offsets.append(offset)
         self._sizes.append(len(line))
         self.without_negatives += not record.negatives

@@ -9,7 +9,7 @@ import torch
 
 from training_job.loop.dataset import RecordFile
 from training_job.loop.family import TrainedFamily
-from training_job.loop.groups import Encode, Group, group_loss, make_group, micro_batches, share_of
+from training_job.loop.groups import Encode, Group, check_instructions, group_loss, make_group, micro_batches, share_of
 from training_job.loop.worker import Worker
 
 
@@ -26,6 +26,7 @@ class DevSet:
 
     def __init__(self, path: Path, encode: Encode, *, group_size: int, queries: int, seed: int) -> None:
         self._records, self._encode, self._group_size = RecordFile(path), encode, group_size
+        check_instructions(self._records, encode)
         telling = [index for index in range(len(self._records)) if self._records[index].negatives]
         draw = random.Random(seed)  # noqa: S311  a seeded draw, no secret
         self.chosen = draw.sample(telling, min(queries, len(telling)))

@@ -20,12 +20,14 @@ class TrainedFamily(Protocol):
         model: what is optimised and kept in checkpoints.
         max_length: the most tokens of a sequence that holds a passage.
         query_room: the most tokens of a query; what is longer is cut.
+        instructed: whether it reads instructions.
         reads: what a sequence of `max_length` tokens holds, for people to read.
     """
 
     model: nn.Module
     max_length: int
     query_room: int
+    instructed: bool
     reads: str
 
     @classmethod
@@ -43,8 +45,25 @@ class TrainedFamily(Protocol):
         """
         ...
 
-    def encode(self, record: int, query: str, passages: Sequence[str], teacher: tuple[float, ...] | None) -> Group:
-        """Return the group of a query and its passages, the positive first."""
+    def encode(
+        self,
+        record: int,
+        query: str,
+        passages: Sequence[str],
+        teacher: tuple[float, ...] | None,
+        instruction: str | None = None,
+    ) -> Group:
+        """Return the group of a query and its passages, the positive first.
+
+        Args:
+            record: the record's place in its file.
+            query, passages: its texts.
+            teacher: a teacher's score of each passage.
+            instruction: the record's own; left aside where the model reads none.
+
+        Raises:
+            JobError: the instruction leaves no room for query and passage.
+        """
         ...
 
     def logits(self, groups: Sequence[Group], step: int) -> torch.Tensor:

@@ -53,8 +53,8 @@ class Group:
         return sum(map(len, self.pairs))
 
 
-# From a record's place, its query, passages (the positive first) and a teacher's scores to a group.
-Encode = Callable[[int, str, Sequence[str], tuple[float, ...] | None], Group]
+# From a record's place, query, passages (the positive first), a teacher's scores and its own instruction to a group.
+Encode = Callable[[int, str, Sequence[str], tuple[float, ...] | None, str | None], Group]
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +103,7 @@ class GroupSampler:
         self.seed = seed
         self.whole = whole
         self.steps_per_epoch = math.ceil(len(records) / batch_queries)
+        check_instructions(records, encode)
         self._order: tuple[int, np.ndarray] | None = None  # the epoch, and its records in their order
 
     def batch(self, step: int, rank: int = 0, world_size: int = 1) -> Batch:
@@ -136,10 +137,21 @@ def make_group(encode: Encode, index: int, record: TrainingRecord, positive: int
     if record.positive_scores is not None and record.negative_scores is not None:
         teacher = (record.positive_scores[positive], *(record.negative_scores[place] for place in negatives))
     query = normalise(record.query)
-    group = encode(index, query, passages, teacher)
+    instruction = None if record.instruction is None else normalise(record.instruction)
+    group = encode(index, query, passages, teacher, instruction)
     return replace(
         group, query=query, passages=tuple(passages), positives=frozenset({passages[0], *map(normalise, record.positives)})
     )
+
+
+def check_instructions(records: RecordFile, encode: Encode) -> None:
+    """See, before there are steps, that the longest instruction leaves room for the texts of its record.
+
+    Raises:
+        JobError: it does not.
+    """
+    if records.longest_instruction is not None:
+        make_group(encode, records.longest_instruction, records[records.longest_instruction], 0, [])
 
 
 def share_of(items: Sequence[int], size: Callable[[int], int], rank: int, world_size: int) -> list[int]:

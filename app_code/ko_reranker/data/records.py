@@ -1,7 +1,8 @@
 """The training record: one query, its positives, its negatives.
 
 One JSON object a line, UTF-8: ``{"query": str, "pos": [str, …], "neg": [str, …]}`` with at least one positive, optionally
-``id`` (str), ``pos_scores`` and ``neg_scores`` (a teacher's scores, one per passage). Other keys are carried through.
+``id`` (str), ``instruction`` (str, what is looked for), ``pos_scores`` and ``neg_scores`` (a teacher's scores, one per
+passage). Other keys are carried through.
 """
 
 from __future__ import annotations
@@ -14,7 +15,10 @@ from typing import Any
 
 from ko_reranker.text import is_blank
 
-_OWN_KEYS = frozenset({"id", "query", "pos", "neg", "pos_scores", "neg_scores"})
+# It stands in the prompt of each of a group's passages, and is never cut.
+MAX_INSTRUCTION_CHARACTERS = 2_000
+
+_OWN_KEYS = frozenset({"id", "query", "instruction", "pos", "neg", "pos_scores", "neg_scores"})
 
 
 class RecordError(ValueError):
@@ -42,6 +46,7 @@ class TrainingRecord:
         id: the caller's name for the record, or None.
         positive_scores: a teacher's relevance scores, one per positive, or None.
         negative_scores: a teacher's relevance scores, one per negative, or None.
+        instruction: what is looked for, never blank, for models that read one; None for the model's own.
         extra: every other key of the source object, unchanged.
     """
 
@@ -51,6 +56,7 @@ class TrainingRecord:
     id: str | None = None
     positive_scores: tuple[float, ...] | None = None
     negative_scores: tuple[float, ...] | None = None
+    instruction: str | None = None
     extra: dict[str, Any] = field(default_factory=dict)
 
     def texts(self) -> Iterator[str]:
@@ -80,7 +86,8 @@ class TrainingRecord:
     def to_json(self) -> dict[str, Any]:
         """Return the object of the wire format, own keys first."""
         row: dict[str, Any] = {} if self.id is None else {"id": self.id}
-        row |= {"query": self.query, "pos": list(self.positives), "neg": list(self.negatives)}
+        row |= {"query": self.query} | ({} if self.instruction is None else {"instruction": self.instruction})
+        row |= {"pos": list(self.positives), "neg": list(self.negatives)}
         if self.positive_scores is not None:
             row["pos_scores"] = list(self.positive_scores)
         if self.negative_scores is not None:
@@ -112,6 +119,7 @@ def parse_record(row: Any) -> TrainingRecord:
         id=None if record_id is None else str(record_id),
         positive_scores=_scores(row, "pos_scores", len(positives)),
         negative_scores=_scores(row, "neg_scores", len(negatives)),
+        instruction=_instruction(row.get("instruction")),
         extra=_extra(row),
     )
 
@@ -125,6 +133,16 @@ def _extra(row: dict[str, Any]) -> dict[str, Any]:
         except ValueError:
             raise RecordError(", ".join(map(ascii, extra))[:200], "can't be written as JSON in UTF-8") from None
     return extra
+
+
+def _instruction(value: Any) -> str | None:
+    if value is None:
+        return None
+    instruction = _text(value, "instruction")
+    if len(instruction) > MAX_INSTRUCTION_CHARACTERS:
+        most = f"over the limit of {MAX_INSTRUCTION_CHARACTERS:,}"
+        raise RecordError("instruction", f"has {len(instruction):,} characters, {most}")
+    return instruction
 
 
 def _text(value: Any, where: str) -> str:
