@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from late_interaction_models import edit, ours
+from late_interaction_models import bge, edit, ours, pylate, stanford
 from safetensors.torch import load_file
 from transformers import AutoModel
 
@@ -134,6 +134,26 @@ def test_queries_that_are_expanded_to_one_length_are_expanded_to_the_recipes(len
     for query in ("강", "서울 의 인구 는 " * 20):
         assert len(family.encode(0, query, ["부산"], None).texts[0].item) == length
     assert family.settings.expansion == Expansion(length)
+
+
+@pytest.mark.parametrize(
+    ("layout", "own"),
+    [
+        (lambda folder: stanford(folder, query_maxlen=32), 32),
+        (lambda folder: stanford(folder, query_maxlen=None), 32),
+        (pylate, 16),
+        (lambda folder: pylate(folder, query_length=None, do_query_expansion=False), 64),
+        (lambda folder: ours("bert", folder, query_length=24), 24),
+        (bge, 64),
+    ],
+)
+def test_a_query_is_as_long_as_the_bases_folder_says_unless_the_recipe_does(layout, own, tmp_path) -> None:
+    folder = layout(tmp_path)
+    settings = {"recipe": "ko-colbert-v1", "base_model": str(folder)}
+    for recipe, length in ((settings, own), (settings | {"query_length": "20"}, 20)):
+        family = load_family(folder, load_recipe(recipe), CPU)
+        assert (family.settings.query_length, family.query_room) == (length, length)
+        assert family.settings.expansion is None or family.settings.expansion.length == length
 
 
 def test_two_workers_shares_add_up_to_the_gradient_of_one(records, tmp_path) -> None:

@@ -57,6 +57,10 @@ class ApartGroup(Group):
         return sum(len(text.item) for text in self.texts)
 
 
+# Tokens of a query, where neither recipe nor base says how many.
+_QUERY_LENGTH = 64
+
+
 class LateInteraction:
     """See `training_job.loop.family.TrainedFamily`."""
 
@@ -88,9 +92,12 @@ class LateInteraction:
         """Load a late-interaction model, or a transformer whose projection starts from PyTorch's generator."""
         name = recipe.base_model
         projected: Projection | None = None
+        query_length = recipe.query_length or _QUERY_LENGTH
         if family_of(folder, name) == LATE_INTERACTION:
             layout = read_layout(folder, name)
             source, settings, projected = layout.source, layout.settings, layout.projection
+            if recipe.query_length is None and layout.names_query_length:
+                query_length = settings.query_length
         else:
             source = inspect_folder(folder, name, body=True)
             settings = LateInteractionSettings(dim=recipe.projection_dim, reduce="mean")
@@ -100,7 +107,7 @@ class LateInteraction:
         limit = position_limit(transformer)
         settings = replace(
             settings,
-            query_length=min(recipe.query_length, limit),
+            query_length=min(query_length, limit),
             document_length=min(recipe.max_length, limit),
         )
         expansion = settings.expansion

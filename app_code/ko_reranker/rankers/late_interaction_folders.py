@@ -38,7 +38,7 @@ from ko_reranker.rankers.interface import HeadlessError, RankerError
 _STANFORD_QUERY_LENGTH, _LENGTH = 32, 512
 _STANFORD_FILE = "artifact.metadata"
 _TOKENIZER_FILE = "tokenizer_config.json"
-_SENTENCE_TRANSFORMERS = "config_sentence_transformers.json"
+_SENTENCE_TRANSFORMERS, _TRANSFORMER = "config_sentence_transformers.json", "sentence_bert_config.json"
 _PUNCTUATION = tuple(string.punctuation)
 _STRICT = ConfigDict(extra="forbid", strict=True)
 Count = Annotated[int, Field(ge=1)]
@@ -127,12 +127,14 @@ class Layout:
         settings: the rules.
         projection: of the width of the transformer's states.
         calibration: from MaxSim to logits.
+        names_query_length: whether the folder says how long queries are, or its layout does.
     """
 
     source: ModelFolder
     settings: LateInteractionSettings
     projection: Projection
     calibration: Calibration
+    names_query_length: bool
 
 
 def read_layout(folder: Path, name: str | None = None, *, trust_remote_code: bool = False) -> Layout:
@@ -151,6 +153,7 @@ def read_layout(folder: Path, name: str | None = None, *, trust_remote_code: boo
         folder, name or str(folder), family=LATE_INTERACTION, body=True, trust_remote_code=trust_remote_code
     )
     recorded = _json(folder / SETTINGS_FILE)
+    names_query_length = True
     if (folder / PROJECTION_FILE).is_file() or "late_interaction" in recorded:
         settings, projection = _read_ours(source, recorded)
     elif _read_json(source, folder / _TOKENIZER_FILE).get("truncation_side", "right") != "right":
@@ -162,8 +165,11 @@ def read_layout(folder: Path, name: str | None = None, *, trust_remote_code: boo
         settings, projection = _read_stanford(source)
     elif (folder / COLBERT_LINEAR_FILE).is_file():
         settings, projection = _read_bge(source)
+        names_query_length = False
     elif (folder / "modules.json").is_file() and gives_token_vectors(folder):
         settings, projection = _read_modules(source)
+        named = [_read_json(source, folder / file).get("query_length") for file in (_SENTENCE_TRANSFORMERS, _TRANSFORMER)]
+        names_query_length = any(named) or (settings.expansion is not None and settings.expansion.strategy == "fixed")
     else:
         raise source.refused(
             f"has no projection: neither {PROJECTION_FILE}, nor {COLBERT_LINEAR_FILE}, nor linear.weight of an "
@@ -173,7 +179,7 @@ def read_layout(folder: Path, name: str | None = None, *, trust_remote_code: boo
         )
     _check(source, settings, projection)
     calibration = _parsed(source, Calibration, recorded.get("calibration") or {}, f"calibration in its {SETTINGS_FILE}")
-    return Layout(source, settings, projection, calibration)
+    return Layout(source, settings, projection, calibration, names_query_length)
 
 
 def write_layout(
@@ -313,7 +319,7 @@ def _read_modules(source: ModelFolder) -> tuple[LateInteractionSettings, Project
     """Read the modules of sentence-transformers' MultiVectorEncoder, or of PyLate, which leaves some of them out."""
     modules = _modules(source)
     told = _read_json(source, source.path / _SENTENCE_TRANSFORMERS)
-    own = _read_json(source, source.path / "sentence_bert_config.json")
+    own = _read_json(source, source.path / _TRANSFORMER)
     if own.get("do_lower_case"):
         raise source.refused(
             "puts every text into lower case (do_lower_case in sentence_bert_config.json), which is not supported."

@@ -54,7 +54,8 @@ class Recipe:
             prompt, by a generative model.
         temperature: of late interaction, what MaxSim is divided by before the softmax: 0.02 of a mean over the query's tokens,
             1 of a sum.
-        query_length: of late interaction, tokens per query; max_length is then what a passage has.
+        query_length: of late interaction, tokens per query; max_length is then what a passage has. None for the length that the
+            base's folder names, and for 64 where it names none.
         projection_dim: of late interaction, channels of a token's vector, where the base has no projection yet.
         in_batch_negatives: of late interaction, compare a query with the passages of all queries of the step, over all workers,
             not with its own alone; costs one more forward pass.
@@ -89,7 +90,7 @@ class Recipe:
     instance_usd_per_hour: Annotated[float, Limits(least=0)]
     family: Literal["cross_encoder", "late_interaction", "generative"] = "cross_encoder"
     temperature: Annotated[float, Limits(above=0)] = 1.0
-    query_length: Annotated[int, Limits(least=8, most=8192)] = 64
+    query_length: Annotated[int | None, Limits(least=8, most=8192)] = None
     projection_dim: Annotated[int, Limits(least=8, most=4096)] = 128
     in_batch_negatives: bool = False
     prompt: PromptName | None = None
