@@ -449,31 +449,42 @@ def start_hosts(folders: list[TrainingFolders]) -> list[subprocess.Popen]:
     return [start_host(folder, MASTER_ADDR="127.0.0.1", MASTER_PORT=port) for folder in folders]
 
 
-def test_two_hosts_train_the_model_that_one_does_dropout_included(tmp_path, records, base_with_dropout) -> None:
-    settings = QUICK | {"base_model": base_with_dropout}
-    alone = job(tmp_path / "alone", records, settings)
-    train(load_recipe(settings), alone, ALONE)
-    folders = hosts(tmp_path, records, settings)
+@pytest.fixture(scope="module")
+def with_dropout(base_with_dropout) -> dict[str, str]:
+    return QUICK | {"base_model": base_with_dropout}
+
+
+@pytest.fixture(scope="module")
+def trained_with_dropout(tmp_path_factory, records, with_dropout) -> TrainingFolders:
+    folders = job(tmp_path_factory.mktemp("dropout"), records, with_dropout)
+    train(load_recipe(with_dropout), folders, ALONE)
+    return folders
+
+
+@pytest.fixture(scope="module")
+def trained_on_two_hosts(tmp_path_factory, records, with_dropout) -> TrainingFolders:
+    """The first host's folders."""
+    folders = hosts(tmp_path_factory.mktemp("hosts"), records, with_dropout)
     processes = start_hosts(folders)
     outputs = [process.communicate(timeout=400)[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], outputs
     assert "step=5/5" in outputs[0]
-    assert_same_weights(folders[0], alone)
+    return folders[0]
 
 
-def test_a_run_goes_on_with_another_number_of_workers(trained, tmp_path, records, monkeypatch) -> None:
-    first = job(tmp_path / "first", records)
-    stop_at(3, monkeypatch)
-    with pytest.raises(KeyboardInterrupt):
-        train(load_recipe(QUICK), first, ALONE)
-    folders = hosts(tmp_path, records)
-    for folder in folders:  # every host gets them from S3
-        shutil.copytree(first.checkpoints, folder.checkpoints)
-    processes = start_hosts(folders)
-    outputs = [process.communicate(timeout=400)[0] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], outputs
-    assert "Resuming after step 2 of 5" in outputs[0]
-    assert_same_weights(folders[0], trained)
+def test_two_hosts_train_the_model_that_one_does_dropout_included(trained_on_two_hosts, trained_with_dropout) -> None:
+    assert_same_weights(trained_on_two_hosts, trained_with_dropout)
+
+
+def test_a_run_goes_on_with_another_number_of_workers(
+    trained_on_two_hosts, trained_with_dropout, with_dropout, tmp_path, records, capsys
+) -> None:
+    alone = job(tmp_path, records, with_dropout)
+    alone.checkpoints.mkdir()
+    shutil.copy(trained_on_two_hosts.checkpoints / "step-00000002.pt", alone.checkpoints)
+    train(load_recipe(with_dropout), alone, ALONE)
+    assert "Resuming after step 2 of 5" in capsys.readouterr().out
+    assert_same_weights(alone, trained_with_dropout)
 
 
 def test_a_failure_of_the_second_host_reaches_the_first(tmp_path, records) -> None:
