@@ -19,12 +19,21 @@ def priced(**dollars: float) -> Prices:
     return Prices(**{name: Price(usd=usd, **SOURCE) for name, usd in dollars.items()})
 
 
-def test_every_resource_of_every_variant_is_priced_or_named(everything: Templates, prod: Templates, local: Templates) -> None:
-    for templates in (everything, prod, local):
+def test_every_resource_of_every_variant_is_priced_or_named(
+    everything: Templates, locked: Templates, prod: Templates, prod_without_endpoint: Templates, local: Templates
+) -> None:
+    for templates in (everything, locked, prod, prod_without_endpoint, local):
         lines = costs.at_rest(templates, Prices())
         assert {line.usd for line in lines} == {None}
         # A key of one's own is on another bill.
         assert ("prices.kms_key_month" in {line.setting for line in lines}) is (templates is not everything)
+
+
+def test_all_of_an_idle_stage_but_its_instances_has_a_price(everything: Templates, locked: Templates) -> None:
+    prices = load_settings({**CONTEXT, "stage": "prod"}).prices
+    for templates in (everything, locked):
+        empty = {line.setting for line in costs.at_rest(templates, prices) if line.usd is None}
+        assert empty == {"prices.instance_hour.ml.g5.xlarge"}
 
 
 def test_a_resource_that_nobody_knows_is_not_passed_over() -> None:
@@ -61,8 +70,8 @@ def test_a_call_is_paid_for_as_long_as_it_waits() -> None:
 
 @pytest.mark.parametrize("lacking", ["source", "as_of"])
 def test_a_price_without_a_source_or_a_date_is_refused(lacking: str) -> None:
-    given = {f"prices.secret_month.{key}": value for key, value in {"usd": "0.4", **SOURCE}.items() if key != lacking}
-    with pytest.raises(SettingsError, match=r"prices\.secret_month: .*needs its source and as_of"):
+    given = {f"prices.bedrock_thousand_searches.{key}": value for key, value in {"usd": "0.4", **SOURCE}.items() if key != lacking}
+    with pytest.raises(SettingsError, match=r"prices\.bedrock_thousand_searches: .*needs its source and as_of"):
         load_settings({**CONTEXT, "stage": "prod", **given})
 
 
@@ -73,8 +82,8 @@ def test_the_command_says_which_prices_it_lacks(monkeypatch: pytest.MonkeyPatch,
     done = CliRunner().invoke(app, ["cost"])
     assert done.exit_code == 0, done.output
     assert "A million calls: not measured" in done.output
-    assert "https://aws.amazon.com/kms/pricing/, 2026-11-29" in done.output
+    assert re.search(r"offers/v1\.0/aws/awskms/current/ap-northeast-2/index\.json, 2026-10-01", done.output)
     assert "no price: prices.instance_hour.ml.g5.xlarge is empty" in done.output
-    assert re.search(r"1\.00 USD and what \d+ more without a price cost", done.output)
+    assert re.search(r"5\.70 USD and what 1 more without a price cost", done.output)
     done = CliRunner().invoke(app, ["cost", "--seconds", "0.3", "--documents", "150"])
     assert "A million calls of 0.3 s" in done.output and "of 150 documents elsewhere" in done.output
