@@ -37,7 +37,7 @@ else
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help checkov test-aws setup run test test-slow test-gpu test-clients test-image test-sagemaker bench-api bench-engine bench-families bench-serving bench-training synth lock docs lint clean bench-pipeline mini-reranker
+.PHONY: help checkov release-diff test-aws setup run test test-slow test-gpu test-clients test-image test-sagemaker bench-api bench-engine bench-families bench-serving bench-training synth lock docs lint clean bench-pipeline mini-reranker
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 16
@@ -96,8 +96,11 @@ docs: setup  ## write the lists of docs/api.md and the picture of docs/architect
 	$(BIN)/python docs/lists.py
 	$(BIN)/python docs/architecture.py
 
-checkov: setup  ## the templates of a locked stage and of one with everything on, by checkov, in an environment of its own
+checkov: setup  ## the templates of all stages and variants, by checkov, in an environment of its own
 	$(BIN)/python tests/checkov/run.py
+
+release-diff: setup  ## what an upgrade from the last release changes, by cdk diff; each replacement needs a reason
+	$(BIN)/python -m cdk.release_diff
 
 coverage: setup  ## the test suite with coverage: a table, and build/coverage/index.html (twice as long as make test)
 	$(BIN)/python -m pytest -m "not slow and not gpu" $(IN_PARALLEL) --cov --cov-report term:skip-covered --cov-report html

@@ -14,12 +14,10 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import get_args
 
-from cdk.variants import VARIANTS
+from cdk.variants import CHECKED
 from ko_reranker.operations.project import Project
 from ko_reranker.operations.synthesis import Templates, state_machines, synthesise
-from ko_reranker.settings import Stage
 
 ROOT = Path(__file__).parents[1]
 # E and W, but for W3005: the CDK writes dependencies that follow from references as well; W3045: the access log bucket's own.
@@ -56,16 +54,12 @@ def _run(command: Sequence[str]) -> str:
 def main() -> None:
     """Check the stages that the command line names, all of them when it names none; exit status 1 for a finding."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    everything = [*get_args(Stage), *VARIANTS]
-    parser.add_argument("stages", nargs="*", default=everything, metavar="STAGE", help=f"{', '.join(everything)}; default: all")
+    parser.add_argument("stages", nargs="*", default=list(CHECKED), metavar="STAGE", help=f"{', '.join(CHECKED)}; default: all")
     project, failed = Project.find(ROOT), False
-    # Each with its endpoint, which a stage has from its first model on.
-    wanted = {**{stage: (stage, {"serving.enabled": "true"}) for stage in get_args(Stage)}}
-    wanted |= {name: ("prod", overrides) for name, overrides in VARIANTS.items()}
     for name in parser.parse_args().stages:
-        if name not in wanted:
-            parser.error(f"there is no {name}: name some of {', '.join(wanted)}")
-        stage, overrides = wanted[name]
+        if name not in CHECKED:
+            parser.error(f"there is no {name}: name some of {', '.join(CHECKED)}")
+        stage, overrides = CHECKED[name]
         templates = synthesise(project, stage, overrides)
         found = findings(templates, project.settings(stage).region)
         print(f"{name}: {len(templates)} templates, {len(state_machines(templates))} state machines", *found, sep="\n")

@@ -1,9 +1,12 @@
-"""Settings of stages that a platform team may ask for, beside those of cdk.json: what is checked as they are."""
+"""The stages as they are checked: those of cdk.json, and prod with settings that a platform team may ask for."""
 
 from __future__ import annotations
 
 import json
 from types import MappingProxyType
+from typing import get_args
+
+from ko_reranker.settings import Stage
 
 _HOURS = json.dumps(
     [
@@ -50,4 +53,10 @@ VARIANTS = MappingProxyType(
             "alerts.anomaly_usd": "50",
         },
     }
+)
+# What cfn-lint, the state-machine validator, cdk-nag and checkov look at: stage and overrides, by name. Each has its endpoint,
+# which a stage has from its first model on.
+CHECKED = MappingProxyType(
+    {stage: (stage, {"serving.enabled": "true"}) for stage in get_args(Stage)}
+    | {name: ("prod", overrides) for name, overrides in VARIANTS.items()}
 )

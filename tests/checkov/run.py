@@ -1,4 +1,4 @@
-"""Let checkov look at the templates of what a platform team may ask for; each finding that stays has its reason.
+"""Let checkov look at the templates of all stages and variants; each finding that stays has its reason in exceptions.json.
 
 python tests/checkov/run.py
 """
@@ -20,15 +20,15 @@ sys.path[:0] = [str(HERE.parents[1]), str(HERE.parent), str(HERE.parent / "infra
 from environments import environment  # noqa: E402 - beside this folder
 from synthesis import synthesise  # noqa: E402
 
-from cdk.variants import VARIANTS  # noqa: E402
+from cdk.variants import CHECKED  # noqa: E402
 
 
 def main() -> int:
     exceptions = json.loads((HERE / "exceptions.json").read_text(encoding="utf-8"))
     checkov = environment(HERE).with_name("checkov")
     with tempfile.TemporaryDirectory() as folder:
-        for name, overrides in VARIANTS.items():
-            for stack, template in synthesise("prod", **overrides)[0].items():
+        for name, (stage, overrides) in CHECKED.items():
+            for stack, template in synthesise(stage, **overrides)[0].items():
                 (Path(folder) / f"{name}-{stack}.template.json").write_text(json.dumps(template))
         found = sorted(set(_findings(checkov, folder)))
     unexplained = [item for item in found if not any(_excuses(exception, item) for exception in exceptions)]

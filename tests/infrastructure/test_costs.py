@@ -70,7 +70,9 @@ def test_a_call_is_paid_for_as_long_as_it_waits() -> None:
 
 @pytest.mark.parametrize("lacking", ["source", "as_of"])
 def test_a_price_without_a_source_or_a_date_is_refused(lacking: str) -> None:
-    given = {f"prices.bedrock_thousand_searches.{key}": value for key, value in {"usd": "0.4", **SOURCE}.items() if key != lacking}
+    given = {
+        f"prices.bedrock_thousand_searches.{key}": value for key, value in {"usd": "0.4", **SOURCE}.items() if key != lacking
+    }
     with pytest.raises(SettingsError, match=r"prices\.bedrock_thousand_searches: .*needs its source and as_of"):
         load_settings({**CONTEXT, "stage": "prod", **given})
 

@@ -16,7 +16,9 @@ from cdk.nist import add_nist_checks
 # Browsers' questions are open methods, too: with them the stage opens all that it can. What else can be asked for is in
 # cdk/variants.py, and checked as the fixtures are made.
 @pytest.mark.parametrize(
-    ("stage", "changes"), [("prod", {"api.cors_origins": '["https://www.example.com"]'}), ("dev", {})], ids=["prod", "dev"]
+    ("stage", "changes"),
+    [("prod", {"api.cors_origins": '["https://www.example.com"]'}), ("dev", {}), ("local", {})],
+    ids=["prod", "dev", "local"],
 )
 def test_nothing_is_found_that_has_no_reason(stage: str, changes: dict[str, str]) -> None:
     checked(stage, **{"serving.enabled": "true"}, **changes)  # raises with the report when a finding is left

@@ -15,6 +15,7 @@ REGION = "ap-northeast-2"
 HOLD = (
     "AWS::ApiGateway::ApiKey",
     "AWS::ApiGateway::RestApi",
+    "AWS::CloudFront::Distribution",
     "AWS::DynamoDB::Table",
     "AWS::ECR::Repository",
     "AWS::KMS::Key",

@@ -19,16 +19,20 @@ from ko_reranker.operations.stage import EDGE_STACK, NETWORK_STACK, STACKS
 Templates = dict[str, dict[str, Any]]
 
 
-def synthesise(project: Project, stage: str, overrides: Mapping[str, str] | None = None) -> Templates:
+def synthesise(
+    project: Project, stage: str, overrides: Mapping[str, str] | None = None, *, output: Path | None = None
+) -> Templates:
     """Return a stage's templates by stack.
 
     Args:
         overrides: settings by dotted key, as ``-c`` takes them.
+        output: an empty folder that gets the CDK's whole assembly; None keeps none.
 
     Raises:
         OperationError: with the end of what the CDK said.
     """
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = str(output or temporary)
         given = [argument for key, value in (overrides or {}).items() for argument in ("--context", f"{key}={value}")]
         command = [str(cdk_command(project.root)), "synth", "--quiet", "--output", folder]
         # cdk-nag has its own place: the deploy.
