@@ -36,7 +36,7 @@ STOPPED = 143  # 128 + SIGTERM
 # How often workers start again, from their newest checkpoint, after torchrun was killed here or on another host.
 RESTARTS = 2
 # Before that: the hosts that lost it find out first. And how long they then wait for each other.
-_PAUSE_SECONDS, _MEETING_SECONDS = 5.0, 120
+PAUSE_SECONDS, _MEETING_SECONDS = 5.0, 120
 # Tells the processes of a launch from all others, its orphans among them.
 _LAUNCH_VARIABLE = "KO_RERANKER_LAUNCH"
 
@@ -143,7 +143,7 @@ def _run_to_the_end(
                 break
             who = "torchrun was killed" if code < 0 else "another host was lost"
             print(f"{who.capitalize()}: starting again from the newest checkpoint.", file=sys.stderr, flush=True)
-            until = time.monotonic() + _PAUSE_SECONDS
+            until = time.monotonic() + PAUSE_SECONDS
             while not received and time.monotonic() < until:
                 time.sleep(0.05)
             if received:

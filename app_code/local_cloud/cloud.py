@@ -100,6 +100,12 @@ class LocalCloud:
         server = self._server()
         return server is not None and server["port"] == self.settings.port and not server["stopping"] and self._healthy()
 
+    @property
+    def pid(self) -> int | None:
+        """The process id of the server that holds this folder, or None."""
+        server = self._server()
+        return server["pid"] if server else None
+
     def start(self, *, detach: bool = False, timeout: float = START_SECONDS) -> None:
         """Start the server and wait until it answers; one that already runs in this folder is used as it is.
 

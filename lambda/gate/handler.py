@@ -22,7 +22,7 @@ def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
     metrics = STORE.read_json(f"{event['prefix']}/evaluation/metrics.json")
     key = f"{event['prefix']}/evaluation/report.html"
     decision = decide(metrics, GATE)
-    report, link = STORE.uri(key), _link(key)
+    report, link = STORE.uri(key), report_link(key)
     for row, score in decision["scores"].items():
         line = MetricLine(NAMESPACE, {"endpoint": ENDPOINT, "row": row, "passed": decision["passed"], "report": report})
         line.add({f"evaluation_{GATE.metric}": ("None", score)}, ["endpoint", "row"])
@@ -30,7 +30,7 @@ def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
     return decision | {"report": report, "link": link, "reason": f"{decision['message']} Report: {link}"}
 
 
-def _link(key: str) -> str:
+def report_link(key: str) -> str:
     """The report's page in the S3 console, to click on; what isn't AWS itself has none."""
     if not S3.meta.endpoint_url.split("/")[2].endswith(".amazonaws.com"):
         return STORE.uri(key)

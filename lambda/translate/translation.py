@@ -35,7 +35,7 @@ from ko_reranker.retraining.run import Run
 # Below this the invocation begins no request: one may take 35 s, and then come the store, the part and the hand-back.
 _RESERVE_MILLISECONDS = 60_000
 # Texts that are looked up, packed and finished together; what one invocation may hold in memory.
-_WINDOW = 2_000
+WINDOW = 2_000
 # Attempts at one request that failed in the service or on the way.
 _ATTEMPTS = 6
 
@@ -153,7 +153,7 @@ def translate_shard(
 
 
 def _windows(rows: Iterator[dict[str, str]]) -> Iterator[list[dict[str, str]]]:
-    while window := list(islice(rows, _WINDOW)):
+    while window := list(islice(rows, WINDOW)):
         yield window
 
 

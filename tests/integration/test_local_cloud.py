@@ -185,7 +185,8 @@ def ask(cloud: LocalCloud, name: str, body: bytes = b"hi") -> dict[str, Any]:
 def test_a_second_cloud_in_the_same_folder_uses_the_running_server(cloud: LocalCloud) -> None:
     other = LocalCloud(cloud.settings.root, cloud.settings.port, cloud.settings.gateway_port)
     other.start()
-    assert other._process is None
+    with pytest.raises(LocalCloudError, match="has not started a server"):
+        other.wait()
     assert other.client("sts").get_caller_identity()["Account"] == "000000000000"
 
 
@@ -558,9 +559,9 @@ def test_a_restart_keeps_everything_and_brings_the_endpoint_back(tmp_path: Path)
     definition = {"StartAt": "Done", "States": {"Done": {"Type": "Succeed"}}}
     machine = {"name": "m", "definition": json.dumps(definition), "roleArn": ROLE}
     machine_arn = cloud.client("stepfunctions").create_state_machine(**machine)["stateMachineArn"]
-    server = cloud._server()
+    server = cloud.pid
     assert server is not None
-    os.kill(server["pid"], signal.SIGTERM)
+    os.kill(server, signal.SIGTERM)
     eventually(lambda: not cloud.running())
 
     cloud.start()  # while the old server may still be ending its processes
@@ -590,7 +591,7 @@ def test_the_server_and_its_processes_end_with_the_program_that_started_it(tmp_p
     starter.kill()
     starter.wait()
     starter.stdout.close()
-    eventually(lambda: not cloud._locked())
+    assert eventually(lambda: cloud.pid is None)
 
 
 def test_a_crash_takes_the_processes_along_and_loses_little(tmp_path: Path) -> None:
@@ -600,12 +601,12 @@ def test_a_crash_takes_the_processes_along_and_loses_little(tmp_path: Path) -> N
     deploy_model(cloud, "kept")
     cloud.client("sagemaker").create_endpoint(EndpointName="ko", EndpointConfigName="kept")
     settled(cloud, "ko")
-    server = cloud._server()
+    server = cloud.pid
     assert server is not None
-    serving = descendants(server["pid"])
+    serving = descendants(server)
     assert len(serving) >= 2, "the endpoint's process and its supervisor"
     time.sleep(1.5 * QUIET_SECONDS + 0.5)  # a snapshot is written in a pause
-    os.kill(server["pid"], signal.SIGKILL)
+    os.kill(server, signal.SIGKILL)
     eventually(lambda: not any(alive(pid) for pid in serving))
 
     cloud.start()

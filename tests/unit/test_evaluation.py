@@ -28,7 +28,7 @@ from ko_reranker.evaluation import plots
 from ko_reranker.evaluation.bm25 import Bm25
 from ko_reranker.evaluation.candidates import CandidateSet, candidate_sets
 from ko_reranker.evaluation.comparison import Ranking, first_stage_row, fused_row, row_of, run_row
-from ko_reranker.evaluation.evaluate import EvaluationError, EvaluationSettings, _identity, evaluate
+from ko_reranker.evaluation.evaluate import EvaluationError, EvaluationSettings, evaluate, model_identity
 from ko_reranker.evaluation.metrics import METRICS, bootstrap_intervals, ranking_metrics
 from ko_reranker.evaluation.questions import Question, TestSet, TestSetError, read_test_set
 from ko_reranker.fusion import fuse
@@ -332,10 +332,10 @@ def test_a_base_without_a_head_is_left_out_of_the_job_and_told(job, tmp_path: Pa
 def test_models_that_differ_in_their_head_or_pickled_weights_are_two_models(tmp_path: Path) -> None:
     for name, file in (("one", "2_Dense/model.safetensors"), ("two", "pytorch_model.bin")):
         folder = shutil.copytree(resolve_model("sample:tiny"), tmp_path / name)
-        before = _identity(str(folder), trust_remote_code=False)
+        before = model_identity(str(folder), trust_remote_code=False)
         (folder / file).parent.mkdir(exist_ok=True)
         (folder / file).write_bytes(b"weights")
-        assert _identity(str(folder), trust_remote_code=False) != before
+        assert model_identity(str(folder), trust_remote_code=False) != before
 
 
 def test_a_model_under_two_addresses_is_scored_once(job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

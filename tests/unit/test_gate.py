@@ -160,7 +160,7 @@ def test_away_from_aws_the_report_is_named_by_its_address(monkeypatch: pytest.Mo
         monkeypatch.setenv(name, value)
     monkeypatch.syspath_prepend(str(LAMBDA / "gate"))
     handler = load("gate", "handler")
-    assert handler._link("runs/r/evaluation/report.html") == "s3://data/runs/r/evaluation/report.html"
+    assert handler.report_link("runs/r/evaluation/report.html") == "s3://data/runs/r/evaluation/report.html"
 
 
 def test_a_missing_variable_is_named_at_cold_start(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -158,13 +159,14 @@ def test_a_model_is_not_loaded_onto_the_cpu_beside_a_gpu_unless_that_is_asked_fo
 def test_training_ends_at_once_with_the_sentence(tmp_path, monkeypatch, capsys) -> None:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     folders = training_folders(tmp_path / "ml", "ml.g5.12xlarge")
-    started = []
-    monkeypatch.setattr("training_job.launch._run_to_the_end", lambda *job: started.append(job[-1]) or (0, False))
+    told = tmp_path / "told"
+    code = f"import os, pathlib; pathlib.Path({str(told)!r}).write_text(os.environ['KO_RERANKER_DEVICE'])"
+    monkeypatch.setattr("training_job.launch.torchrun_command", lambda *_: [sys.executable, "-c", code])
     assert run_training(folders) == 1
-    assert not started
+    assert not told.exists()
     assert "The instance type ml.g5.12xlarge has a GPU, but PyTorch" in folders.failure.read_text()
     assert run_training(folders, device="cpu") == 0
-    assert started[0]["KO_RERANKER_DEVICE"] == "cpu"
+    assert told.read_text() == "cpu"
 
 
 @without_a_gpu

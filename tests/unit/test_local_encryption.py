@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
+from ministack import app
 from ministack.services import dynamodb, sns
 from ministack.services.cloudformation import provisioners
 
-from local_cloud.extensions import encryption, iam
+from local_cloud import extensions
+from local_cloud.extensions import iam
 
 KEY = "arn:aws:kms:ap-northeast-2:000000000000:key/0f8f2f2e-0000-4000-8000-000000000000"
 TABLE = {
@@ -15,8 +18,13 @@ TABLE = {
 }
 
 
+@pytest.fixture(scope="module", autouse=True)
+def installed() -> None:
+    extensions.install(app)
+
+
 def handlers(kind: str) -> dict:
-    return encryption._extend_handlers(dict(provisioners._RESOURCE_HANDLERS))[kind]
+    return provisioners._RESOURCE_HANDLERS[kind]
 
 
 def test_a_tables_key_is_needed_for_its_items() -> None:
@@ -25,7 +33,7 @@ def test_a_tables_key_is_needed_for_its_items() -> None:
     name, attributes = handlers("AWS::DynamoDB::Table")["create"]("Table", {**TABLE, "SSESpecification": specification}, "s")
     try:
         assert dynamodb._tables[name]["SSEDescription"] == {"Status": "ENABLED", "SSEType": "KMS", "KMSMasterKeyArn": KEY}
-        assert list(iam._keys_needed("dynamodb:GetItem", attributes["Arn"])) == [("kms:Decrypt", KEY)]
+        assert list(iam.keys_needed("dynamodb:GetItem", attributes["Arn"])) == [("kms:Decrypt", KEY)]
     finally:
         del dynamodb._tables[name]
 
@@ -33,7 +41,7 @@ def test_a_tables_key_is_needed_for_its_items() -> None:
 def test_a_table_without_a_key_needs_none() -> None:
     name, attributes = handlers("AWS::DynamoDB::Table")["create"]("Table", TABLE, "s")
     try:
-        assert not list(iam._keys_needed("dynamodb:GetItem", attributes["Arn"]))
+        assert not list(iam.keys_needed("dynamodb:GetItem", attributes["Arn"]))
     finally:
         del dynamodb._tables[name]
 
@@ -43,8 +51,8 @@ def test_a_topics_key_comes_and_goes_with_the_template() -> None:
     props = {"TopicName": "news", "KmsMasterKeyId": KEY}
     arn, _ = topic["create"]("Topic", props, "s")
     try:
-        assert {action for action, _ in iam._keys_needed("sns:Publish", arn)} == {"kms:GenerateDataKey", "kms:Decrypt"}
+        assert {action for action, _ in iam.keys_needed("sns:Publish", arn)} == {"kms:GenerateDataKey", "kms:Decrypt"}
         topic["update"](arn, props, {"TopicName": "news"}, "s", logical_id="Topic")
-        assert not list(iam._keys_needed("sns:Publish", arn))
+        assert not list(iam.keys_needed("sns:Publish", arn))
     finally:
         del sns._topics[arn]

@@ -82,7 +82,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture(params=["native client", "pure Python client"])
 def api(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[RuntimeApi]:
-    site_packages = lambda_runtime._SITE_PACKAGES
+    site_packages = lambda_runtime.SITE_PACKAGES
     if request.param == "native client" and not list(site_packages.glob("runtime_client*.so")):
         pytest.skip("the native client is built for Linux only")
     if request.param == "pure Python client":

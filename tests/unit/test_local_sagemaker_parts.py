@@ -110,12 +110,12 @@ def test_container_paths_and_arguments_point_into_the_hosts_folder(tmp_path: Pat
 def test_a_failed_host_speaks_for_the_job(tmp_path: Path) -> None:
     (tmp_path / "output").mkdir()
     (tmp_path / "output" / "failure").write_text("No records.\n")
-    status, _, reason = training._verdict(Outcome(failed=(Host("algo-1", tmp_path), 1)))
+    status, _, reason = training.verdict(Outcome(failed=(Host("algo-1", tmp_path), 1)))
     assert (status, reason) == ("Failed", "AlgorithmError: No records., exit code: 1")
 
 
 def test_the_last_value_of_a_metric_counts(tmp_path: Path) -> None:
-    metrics = training._Metrics([{"Name": "loss", "Regex": r"loss=([0-9.]+)"}])
+    metrics = training.Metrics([{"Name": "loss", "Regex": r"loss=([0-9.]+)"}])
     for line in ("step=1/3 loss=0.7", "nothing", "step=2/3 loss=0.5"):
         metrics.read(Host("algo-1", tmp_path), line)
     assert [(m["MetricName"], m["Value"]) for m in metrics.final()] == [("loss", 0.5)]
@@ -137,14 +137,14 @@ def plan(**changes: Any) -> dict[str, Any]:
 
 def test_an_update_may_keep_the_live_counts_and_weights() -> None:
     live, wanted = [plan(Count=3, Weight=0.5)], [plan(Container={"Image": "new"})]
-    assert hosting._retain(live, wanted, set()) == [plan(Count=3, Weight=0.5, Container={"Image": "new"})]
-    assert hosting._retain(live, wanted, {"DesiredInstanceCount"})[0]["Count"] == 1
-    assert hosting._retain([], wanted, set()) == wanted
+    assert hosting.retain(live, wanted, set()) == [plan(Count=3, Weight=0.5, Container={"Image": "new"})]
+    assert hosting.retain(live, wanted, {"DesiredInstanceCount"})[0]["Count"] == 1
+    assert hosting.retain([], wanted, set()) == wanted
 
 
 def test_a_canary_needs_two_instances() -> None:
     routing = {"Type": "CANARY", "CanarySize": {"Type": "CAPACITY_PERCENT", "Value": 50}, "WaitIntervalInSeconds": 60}
     deployment = {"BlueGreenUpdatePolicy": {"TrafficRoutingConfiguration": routing}}
     with pytest.raises(ApiError, match="at most half of the variant's instances; variant main has 1"):
-        hosting._check_canary(deployment, [plan()])
-    hosting._check_canary(deployment, [plan(Count=2)])
+        hosting.check_canary(deployment, [plan()])
+    hosting.check_canary(deployment, [plan(Count=2)])

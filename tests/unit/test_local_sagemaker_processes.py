@@ -86,13 +86,21 @@ def test_workers_in_sessions_of_their_own_end_with_their_command(tmp_path: Path)
         wait_for(lambda: not alive(int(pid_file.read_text())))
 
 
-def test_the_end_of_the_pipe_is_the_end_of_the_command(tmp_path: Path) -> None:
-    lines: list[str] = []
-    container = start(tmp_path, "import os, time; print(os.getpid()); time.sleep(60)", lines)
-    wait_for(lambda: bool(lines))
-    assert container._process.stdin is not None
-    container._process.stdin.close()  # what the kernel does when the local cloud is killed
-    wait_for(lambda: not alive(int(lines[0])))
+def test_a_killed_local_cloud_takes_its_commands_along(tmp_path: Path) -> None:
+    cloud = """
+import os, sys, time
+from pathlib import Path
+from local_cloud.sagemaker.processes import Container
+command = [sys.executable, "-u", "-c", "import os, time; print(os.getpid()); time.sleep(60)"]
+folder = Path(sys.argv[1])
+container = Container(command, os.environ, folder, folder / "log", lambda line: print(line, flush=True))
+time.sleep(60)
+"""
+    with subprocess.Popen([sys.executable, "-c", cloud, str(tmp_path)], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        pid = int(process.stdout.readline())
+        process.kill()
+    wait_for(lambda: not alive(pid))
 
 
 def test_a_program_that_does_not_exist_says_so(tmp_path: Path) -> None:

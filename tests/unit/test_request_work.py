@@ -132,18 +132,18 @@ def test_the_time_of_a_request_covers_its_parsing(monkeypatch: pytest.MonkeyPatc
 
 def test_a_request_whose_time_is_over_is_dropped_between_two_documents(monkeypatch: pytest.MonkeyPatch) -> None:
     begun, leave = [], threading.Event()
-    original = normalising._normalise
+    original = normalising.read_dump
 
-    def normalise(text: str, *arguments: Any) -> Any:
+    def reading(text: str, *arguments: Any) -> Any:
         if text.startswith("큰 글"):
             begun.append(text)
             assert leave.wait(timeout=10)
         return original(text, *arguments)
 
-    monkeypatch.setattr(normalising, "_normalise", normalise)
+    monkeypatch.setattr(normalising, "read_dump", reading)
     ranker = StubRanker()
     with TestClient(create_app(ranker, ServingOptions(request_timeout_seconds=0.3))) as client:
-        texts = [f"큰 글 {place} " * 1_000 for place in range(50)]
+        texts = [" ".join([f"큰 글 {place}"] * 1_000) for place in range(50)]
         assert client.post("/rerank", json={"query": QUERY, "documents": texts}).status_code == 429
         ranker.calls.clear()
         # A small one does not wait for it.

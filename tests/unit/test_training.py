@@ -15,6 +15,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -234,7 +235,7 @@ def test_the_commit_that_a_hub_id_came_to_is_recorded(tmp_path, records, monkeyp
 
 
 def test_a_checkpoint_that_does_not_fit_says_so_with_its_bytes(trained, tmp_path, records, monkeypatch) -> None:
-    monkeypatch.setattr("shutil.disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 10**9, 0))
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=0))
     folders = job(tmp_path, records)
     shutil.copytree(trained.checkpoints, folders.checkpoints)
     before = sorted(path.name for path in folders.checkpoints.iterdir())
@@ -505,7 +506,7 @@ import os, sys, time
 from ko_reranker.container import JobError
 from training_job.loop import worker
 
-worker._ASK_SECONDS = worker._GRACE_SECONDS = 0.5
+worker.ASK_SECONDS = worker.GRACE_SECONDS = 0.5
 me = worker.join("cpu")
 if me.rank == 0:
     print(worker.reason(JobError("The disk is full.")), flush=True)
@@ -617,7 +618,7 @@ os.kill(os.getpid(), 9)
 
 def test_what_a_killed_torchrun_left_behind_is_ended_before_the_next_begins(tmp_path, records, monkeypatch) -> None:
     folders = job(tmp_path / "job", records)
-    monkeypatch.setattr(launch, "_PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr(launch, "PAUSE_SECONDS", 0.0)
     monkeypatch.setattr(launch, "torchrun_command", lambda *_: [sys.executable, "-c", AGENT, str(tmp_path)])
     assert launch.run_training(folders) == 0
     assert len(list(tmp_path.glob("attempt-*"))) == 2
@@ -630,7 +631,7 @@ def test_a_host_starts_again_when_another_was_lost_and_not_when_it_failed(
     tmp_path, records, monkeypatch, sentence, attempts
 ) -> None:
     folders = job(tmp_path / "job", records)
-    monkeypatch.setattr(launch, "_PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr(launch, "PAUSE_SECONDS", 0.0)
     code = (
         "import sys, pathlib; folder = pathlib.Path(sys.argv[1]); output = folder / 'job' / 'output'; "
         "output.mkdir(exist_ok=True); "
@@ -645,7 +646,7 @@ def test_a_host_starts_again_when_another_was_lost_and_not_when_it_failed(
 
 def test_a_torchrun_that_is_killed_again_and_again_says_what_happened(tmp_path, records, monkeypatch, capfd) -> None:
     folders = job(tmp_path, records)
-    monkeypatch.setattr(launch, "_PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr(launch, "PAUSE_SECONDS", 0.0)
     die = [sys.executable, "-c", "import os; print('at work', flush=True); os.kill(os.getpid(), 9)"]
     monkeypatch.setattr(launch, "torchrun_command", lambda *_: die)
     assert launch.run_training(folders) == 1

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
+    AutoTokenizer,
     Gemma2Config,
     Gemma3TextConfig,
     LlamaConfig,
@@ -28,6 +29,7 @@ from ko_reranker.data.records import TrainingRecord
 from ko_reranker.models import resolve_model
 from ko_reranker.rankers import EngineOptions, RankerError, load_ranker
 from ko_reranker.rankers.prompts import digest, shipped_prompt, shipped_prompts
+from ko_reranker.rankers.prompts.encoding import PromptEncoder
 from ko_reranker.recipes import PromptName, RecipeError, changed
 from ko_reranker.recipes.shipped import load_recipe, recipes
 from ko_reranker.samples import paths
@@ -135,7 +137,8 @@ def test_a_packed_step_has_the_gradient_of_each_prompt_alone(kind, twice, tmp_pa
     family.loss(logits, groups).backward()
 
     plain = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager")
-    answers, expected = family._encoder.answers, []
+    answers = PromptEncoder(AutoTokenizer.from_pretrained(folder), shipped_prompt("general-en"), 256).answers
+    expected = []
     for group in groups:
         for pair in group.pairs:
             ids = torch.from_numpy(np.concatenate([pair.prefix.ids, pair.ids]).astype(np.int64))[None]

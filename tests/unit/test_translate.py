@@ -238,7 +238,7 @@ def test_a_service_that_throttles_everything_hands_back_nothing_but_a_sentence(s
 
 
 def test_short_time_hands_back_a_cursor_and_the_next_invocation_goes_on(store, memory, monkeypatch):
-    monkeypatch.setattr(translation, "_WINDOW", 20)
+    monkeypatch.setattr(translation, "WINDOW", 20)
     wanted = texts(130)
     event = put_shard(store, SETTINGS, wanted)
     client = FakeTranslate()

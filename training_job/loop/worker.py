@@ -22,7 +22,7 @@ from ko_reranker.processor import multiplies_bf16
 # large model. Who is later hangs, or is gone.
 _PATIENCE = timedelta(minutes=10)
 # How often a worker asks whether another one has failed, and how long it may take to find out by itself before it is ended.
-_ASK_SECONDS, _GRACE_SECONDS = 2.0, 15.0
+ASK_SECONDS, GRACE_SECONDS = 2.0, 15.0
 _FAILURE_KEY = "failure"
 
 
@@ -199,10 +199,10 @@ def watch_others(worker: Worker, give_up: Callable[[str], None]) -> Iterator[Non
     def watch() -> None:
         notes = dist.distributed_c10d._get_default_store()
         with contextlib.suppress(Exception):  # the store may go with its host: then the collectives fail by themselves
-            while not over.wait(_ASK_SECONDS):
+            while not over.wait(ASK_SECONDS):
                 if notes.check([_FAILURE_KEY]):
                     sentence = f"{SECONDARY_FAILURE}: {notes.get(_FAILURE_KEY).decode()}"
-                    if not over.wait(_GRACE_SECONDS):
+                    if not over.wait(GRACE_SECONDS):
                         give_up(sentence)
                     return
 
@@ -212,7 +212,7 @@ def watch_others(worker: Worker, give_up: Callable[[str], None]) -> Iterator[Non
         yield
     finally:
         over.set()
-        thread.join(_ASK_SECONDS)
+        thread.join(ASK_SECONDS)
 
 
 @dataclass

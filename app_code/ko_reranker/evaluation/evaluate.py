@@ -99,7 +99,7 @@ def evaluate(test_set: TestSet, settings: EvaluationSettings) -> tuple[dict[str,
     done: dict[tuple[str, str | None], Row] = {}
     for name, address in settings.models.items():
         # The same model twice, such as a deployed base, is scored once.
-        model = _identity(address, trust_remote_code=settings.trust_remote_code), settings.prompts.get(name)
+        model = model_identity(address, trust_remote_code=settings.trust_remote_code), settings.prompts.get(name)
         try:
             if model not in done:
                 with _scorer(name, address, test_set, settings) as (scorer, kind):
@@ -140,7 +140,7 @@ def _thinned(test_set: TestSet, count: int) -> TestSet:
     return replace(test_set, questions=[questions[place] for place in places])
 
 
-def _identity(address: str, *, trust_remote_code: bool) -> str:
+def model_identity(address: str, *, trust_remote_code: bool) -> str:
     """Return what tells a model from another one, whatever their addresses: a digest of what is loaded of it."""
     if address in BM25_ADDRESSES:
         return address

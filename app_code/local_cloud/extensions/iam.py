@@ -156,7 +156,7 @@ _TABLE_ACTIONS = re.compile(
 )
 
 
-def _keys_needed(action: str, resource: str) -> Iterator[tuple[str, str]]:
+def keys_needed(action: str, resource: str) -> Iterator[tuple[str, str]]:
     """``(KMS action, key id)`` that a call also needs because its resource is encrypted with a customer's key."""
     if action in ("s3:PutObject", "s3:GetObject") and ":::" in resource:
         key = _bucket_key(resource.split(":::", 1)[1].split("/", 1)[0])
@@ -184,7 +184,7 @@ def _bucket_key(bucket: str) -> str | None:
 
 def _customer_keys(action: str, resource: str) -> Iterator[tuple[str, str]]:
     """The same with key ARNs, and without AWS's own keys, which anyone in the account may use through the service."""
-    for kms_action, key in _keys_needed(action, resource):
+    for kms_action, key in keys_needed(action, resource):
         record = kms._resolve_key(key)
         if record is not None and "alias/aws/" not in key and record.get("KeyManager") != "AWS":
             yield kms_action, record["Arn"]

@@ -56,14 +56,14 @@ _RUNTIME_VARIABLES = frozenset(
     }
 )
 
-_SITE_PACKAGES = Path(awslambdaric.__file__).parent.parent
+SITE_PACKAGES = Path(awslambdaric.__file__).parent.parent
 _BOOTSTRAP = Path(__file__).with_name("lambda_bootstrap.py")
 
 
 @functools.lru_cache(maxsize=64)
 def with_bootstrap(code: bytes) -> bytes:
     """The function's zip with the start command that a ``provided`` runtime looks for."""
-    command = shlex.join([sys.executable, "-I", "-S", str(_BOOTSTRAP), str(_SITE_PACKAGES)])
+    command = shlex.join([sys.executable, "-I", "-S", str(_BOOTSTRAP), str(SITE_PACKAGES)])
     entry = zipfile.ZipInfo("bootstrap", (1980, 1, 1, 0, 0, 0))
     entry.external_attr = 0o755 << 16
     archive = io.BytesIO(code)
@@ -148,7 +148,7 @@ def _worker_environment(original: Any) -> Any:
             "AWS_EXECUTION_ENV": "AWS_Lambda_" + config.get("Runtime", ""),
             "AWS_LAMBDA_INITIALIZATION_TYPE": "on-demand",
             "AWS_LAMBDA_LOG_GROUP_NAME": (config.get("LoggingConfig") or {}).get("LogGroup", f"/aws/lambda/{name}"),
-            "LAMBDA_RUNTIME_DIR": os.fspath(_SITE_PACKAGES),
+            "LAMBDA_RUNTIME_DIR": os.fspath(SITE_PACKAGES),
             "PYTHONDONTWRITEBYTECODE": "1",  # the code folder is read-only on AWS and shared here
             "TZ": ":UTC",
         }

@@ -62,9 +62,9 @@ class Hosting:
         deployment = request.get("DeploymentConfig", {})
         if request.get("RetainAllVariantProperties"):
             excluded = {x["VariantPropertyType"] for x in request.get("ExcludeRetainedVariantProperties", [])}
-            plans = _retain(endpoint["_plans"], plans, excluded)
+            plans = retain(endpoint["_plans"], plans, excluded)
         # What counts is the new fleet as it will be: an endpoint that retains its one instance has none to test on.
-        _check_canary(deployment, plans)
+        check_canary(deployment, plans)
         for plan in plans:
             self._context.check_alarms(plan["Role"], _alarms(deployment))
         with self._context.store.change():
@@ -299,7 +299,7 @@ def _alarms(deployment: Record) -> list[str]:
     return [x["AlarmName"] for x in deployment.get("AutoRollbackConfiguration", {}).get("Alarms", [])]
 
 
-def _check_canary(deployment: Record, plans: list[Record]) -> None:
+def check_canary(deployment: Record, plans: list[Record]) -> None:
     """Refuse a first step of more than half of a variant's new instances."""
     routing = deployment.get("BlueGreenUpdatePolicy", {}).get("TrafficRoutingConfiguration", {})
     size = routing.get("CanarySize") or routing.get("LinearStepSize")
@@ -315,7 +315,7 @@ def _check_canary(deployment: Record, plans: list[Record]) -> None:
             )
 
 
-def _retain(live: list[Record], wanted: list[Record], excluded: set[str]) -> list[Record]:
+def retain(live: list[Record], wanted: list[Record], excluded: set[str]) -> list[Record]:
     """Keep the live count and weight of variants that stay, except for what is excluded."""
     before = {plan["VariantName"]: plan for plan in live}
     result = []

@@ -80,7 +80,7 @@ class TrainingJobs(JobOperations):
             if not control.shutdown.is_set():
                 self._note(job, "Uploading", "Uploading generated training model")
                 self._upload(job, cluster, outcome)
-            status, secondary, reason = _verdict(outcome)
+            status, secondary, reason = verdict(outcome)
         except Exception as error:
             reason = reason_of(error)
         finally:
@@ -125,7 +125,7 @@ class TrainingJobs(JobOperations):
     def _train(self, job: Record, cluster: Cluster, checkpoints: list[transfer.FolderSync]) -> Outcome:
         image = self._context.image(job["AlgorithmSpecification"]["TrainingImage"])
         specification = job["AlgorithmSpecification"]
-        metrics = _Metrics(specification.get("MetricDefinitions", []))
+        metrics = Metrics(specification.get("MetricDefinitions", []))
         variables = {
             "TRAINING_JOB_NAME": job["TrainingJobName"],
             "TRAINING_JOB_ARN": job["TrainingJobArn"],
@@ -253,7 +253,7 @@ def _checkpoint_syncs(job: Record, cluster: Cluster) -> list[transfer.FolderSync
     return syncs
 
 
-def _verdict(outcome: Outcome) -> tuple[str, str, str | None]:
+def verdict(outcome: Outcome) -> tuple[str, str, str | None]:
     """Status, secondary status and reason of a job whose processes have ended."""
     if outcome.stopped:
         return "Stopped", outcome.stopped, None
@@ -264,7 +264,7 @@ def _verdict(outcome: Outcome) -> tuple[str, str, str | None]:
     return "Completed", "Completed", None
 
 
-class _Metrics:
+class Metrics:
     """The last value of every metric that the job's definitions find in its output."""
 
     def __init__(self, definitions: list[Record]) -> None:
