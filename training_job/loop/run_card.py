@@ -14,47 +14,29 @@ import torch
 import transformers
 
 import ko_reranker
-from ko_reranker.container import Resources
-from ko_reranker.recipes import Recipe
-from training_job.loop.dataset import RecordFile
+from ko_reranker.container import read_resources
 from training_job.loop.metrics import Progress
-from training_job.loop.worker import Worker
+from training_job.loop.training_run import TrainingRun
 
 RUN_CARD_FILE = "run_card.json"
 
 
-def run_card(
-    *,
-    recipe: Recipe,
-    base_commit: str | None,
-    precision: str,
-    records: RecordFile,
-    progress: Progress,
-    steps: int,
-    saved_step: int,
-    worker: Worker,
-    resources: Resources,
-) -> dict[str, Any]:
+def run_card(run: TrainingRun, progress: Progress, saved_step: int) -> dict[str, Any]:
     """Return the card.
 
     Args:
-        recipe: the settings.
-        base_commit: the commit of the base model that a hub id came to, or None.
-        precision: what was computed in.
-        records: the training records; what else lies beside them is named by its hash.
+        run: whose training records are named by their hash, likewise what lies beside them.
         progress: what the run did, over all attempts.
-        steps: planned.
         saved_step: the step whose weights are saved.
-        worker: this one.
-        resources: the machines.
     """
+    records, resources = run.records, read_resources(run.folders.config)
     hosts, hours = len(resources.hosts), progress.seconds / 3600
-    price = recipe.instance_usd_per_hour
+    price = run.recipe.instance_usd_per_hour
     per_second = 1 / max(progress.seconds, 1e-9)
     return {
-        "recipe": asdict(recipe),
-        "base_commit": base_commit,
-        "precision_used": precision,
+        "recipe": asdict(run.recipe),
+        "base_commit": run.base_commit,
+        "precision_used": run.precision,
         "dataset": {
             "sha256": records.sha256,
             "records": len(records),
@@ -62,16 +44,16 @@ def run_card(
                 path.name: _sha256(path) for path in sorted(records.path.parent.glob("*.json*")) if path != records.path
             },
         },
-        "steps": steps,
+        "steps": run.steps,
         "saved_step": saved_step,
         "final_loss": progress.loss,
         "cut_queries": progress.cut_queries,
         "best_on_dev": progress.best or None,
         "dev": [row for row in progress.history if "dev_mrr" in row],
-        "workers": worker.world_size,
+        "workers": run.worker.world_size,
         "hosts": hosts,
         "instance_type": resources.instance_type,
-        "device": torch.cuda.get_device_name() if worker.device.type == "cuda" else platform.machine(),
+        "device": torch.cuda.get_device_name() if run.worker.device.type == "cuda" else platform.machine(),
         "seconds": round(progress.seconds, 2),
         "queries_per_second": round(progress.queries * per_second, 2),
         "sequences_per_second": round(progress.sequences * per_second, 2),
