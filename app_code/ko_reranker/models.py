@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from ko_reranker import disk
@@ -110,6 +111,7 @@ def bin_allowed() -> bool:
 def pickled_weights(folder: Path) -> list[str]:
     """Return the pickles that would be read as a model's weights, and their index, by their names below its folder."""
     found = [path for pattern in (*_PICKLES, _PICKLE_INDEX) for path in sorted(folder.glob(pattern))]
+    found += [path for place in module_folders(folder) for path in sorted(place.glob(_PICKLES[0])) if path not in found]
     return [path.relative_to(folder).as_posix() for path in found if not _is_safe(path.parent)]
 
 
@@ -148,9 +150,23 @@ def content_digest(folder: Path, files: Iterable[Path]) -> str:
 
 def model_digest(folder: Path) -> str:
     """Return what tells a model from any other: a digest of those of its folder's files that its scores depend on."""
-    # Modules of sentence-transformers, such as its head, lie in folders of their own.
-    places = (place for pattern in _LOADED for place in (pattern, f"[0-9]*_*/{pattern}"))
-    return content_digest(folder, (file for place in places for file in folder.glob(place)))
+    places = [folder, *module_folders(folder)]
+    return content_digest(folder, {file for place in places for pattern in _LOADED for file in place.glob(pattern)})
+
+
+def module_folders(folder: Path) -> list[Path]:
+    """Return the folders of modules of sentence-transformers, such as its head: as they are called by default, or named.
+
+    Names that lead out of the model's folder are passed over: whoever loads the model refuses them.
+    """
+    try:
+        modules = json.loads((folder / "modules.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        modules = []
+    entries = modules if isinstance(modules, list) else []
+    paths = [entry["path"] for entry in entries if isinstance(entry, dict) and isinstance(entry.get("path"), str)]
+    inside = [path for path in map(PurePosixPath, paths) if path.parts and not path.is_absolute() and ".." not in path.parts]
+    return sorted({*folder.glob("[0-9]*_*/"), *(folder / path for path in inside)})
 
 
 def _tiny_model() -> Path:

@@ -15,12 +15,14 @@ from sentence_transformers import MultiVectorEncoder
 from sentence_transformers.base.modules import Dense, Normalize, Transformer
 from sentence_transformers.multi_vector_encoder.modules import MultiVectorMask
 from sentence_transformers.util.similarity import maxsim
+from tokenizers import AddedToken
 from tokenizers.pre_tokenizers import Metaspace
 from transformers import AutoModel, AutoTokenizer
 
 from ko_reranker.rankers import EngineOptions, RankerError, load_ranker
 from ko_reranker.rankers.late_interaction import LateInteraction, mean_of_best_matches
 from ko_reranker.rankers.late_interaction_folders import Calibration, Expansion, read_layout, write_layout
+from ko_reranker.rankers.late_interaction_texts import ApartEncoder
 
 # Other libraries cut a long document off, and compare in float32.
 CUT = EngineOptions(max_chunks=1, workers=1, vector_cache_bytes=0)
@@ -316,14 +318,28 @@ def test_a_query_is_read_as_far_as_its_expansion_is_long(tmp_path):
     ranker.close()
 
 
-def test_a_marker_behind_which_a_text_has_other_tokens_is_refused(tmp_path):
+@pytest.mark.parametrize("normalized", [True, False])
+@pytest.mark.parametrize("prepend", [None, "first"])
+def test_a_text_behind_a_marker_that_the_tokenizer_knows_has_the_tokens_that_it_has_there(prepend, normalized, tmp_path):
     folder = pylate(tmp_path, kind="xlm-roberta", query_prefix="[Q] ", document_prefix="[D] ", do_query_expansion=False)
     tokenizer = AutoTokenizer.from_pretrained(folder)
+    if prepend:
+        tokenizer.backend_tokenizer.pre_tokenizer = Metaspace(prepend_scheme=prepend)
+    tokenizer.add_tokens([AddedToken(marker, normalized=normalized) for marker in ("[Q] ", "[D] ")])
+    encoder = ApartEncoder(tokenizer, read_layout(folder).settings)
+    for text in ("서울의 인구", "", " ", "\t\n", "\u3000", " 서울", "서울 ", "▁", "##a", " <mask>", "[D] 서울"):
+        assert encoder.query(text)[0].item.ids.tolist() == tokenizer(f"[Q] {text}")["input_ids"][:16]
+        assert encoder.documents([text]).texts[0].item.ids.tolist() == tokenizer(f"[D] {text}")["input_ids"]
+    long = ApartEncoder(tokenizer, read_layout(folder).settings, max_chunks=9).documents(["서울의 인구 " * 20]).texts
+    assert len(long) > 1
+    assert {tokenizer.convert_ids_to_tokens(int(chunk.item.ids[1])) for chunk in long} == {"[D] "}
+
+
+def test_a_marker_behind_which_a_text_has_other_tokens_is_refused(tmp_path):
+    # A piece that the tokenizer would not make of these characters, as they begin a text.
+    folder = pylate(tmp_path, kind="xlm-roberta", query_prefix="니다", document_prefix="", do_query_expansion=False)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    assert "니다" in tokenizer.get_vocab() and tokenizer.tokenize("니다") != ["니다"]
     tokenizer.backend_tokenizer.pre_tokenizer = Metaspace(prepend_scheme="first")
-    tokenizer.add_tokens(["[Q] ", "[D] "])
-    tokenizer.save_pretrained(folder)
-    model = AutoModel.from_pretrained(folder)
-    model.resize_token_embeddings(len(tokenizer))
-    model.save_pretrained(folder)
-    with pytest.raises(RankerError, match="other tokens for a text behind its query_prefix"):
-        load(folder)
+    with pytest.raises(ValueError, match="other tokens for a text behind its query_prefix"):
+        ApartEncoder(tokenizer, read_layout(folder).settings)

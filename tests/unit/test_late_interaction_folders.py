@@ -11,6 +11,7 @@ import torch
 from late_interaction_models import DIM, HIDDEN, POSITIONS, bge, edit, ours, pylate, stanford, transformer
 from safetensors.torch import load_file, save_file
 
+from ko_reranker.models import ModelNotFoundError, model_digest, resolve_model
 from ko_reranker.rankers import HeadlessError, RankerError
 from ko_reranker.rankers.classifiers import load_encoder
 from ko_reranker.rankers.folders import gives_token_vectors
@@ -50,6 +51,27 @@ def test_stanfords_metadata_are_the_rules(tmp_path):
     (tmp_path / "artifact.metadata").write_text('{"mask_punctuation": false, "attend_to_mask_tokens": true}')
     settings = read_layout(tmp_path).settings
     assert (settings.skip, settings.expansion, settings.document_length) == ((), Expansion(32, attend=True), POSITIONS)
+
+
+@pytest.mark.parametrize("name", ["projection", "modules/first"])
+def test_a_module_counts_whatever_its_folder_is_called(name, tmp_path):
+    folder = pylate(tmp_path / "model")
+    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / "1_Dense").rename(folder / name)
+    modules = json.loads((folder / "modules.json").read_text())
+    modules[1]["path"] = name
+    (folder / "modules.json").write_text(json.dumps(modules))
+    weights, digest = folder / name / "model.safetensors", model_digest(folder)
+    assert read_layout(folder).settings.dim == DIM
+    save_file({"linear.weight": torch.randn(DIM, HIDDEN)}, weights)
+    assert model_digest(folder) != digest, "vectors that are kept are another model's"
+    weights.write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
+    with pytest.raises(RankerError, match=f"Git LFS pointers instead of {name}/model.safetensors"):
+        read_layout(folder)
+    weights.unlink()
+    (folder / name / "pytorch_model.bin").write_bytes(b"a pickle")
+    with pytest.raises(ModelNotFoundError, match=f"has its weights in {name}/pytorch_model.bin"):
+        resolve_model(folder)
 
 
 def test_pylates_settings_are_the_rules(tmp_path):

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from ko_reranker.models import module_folders
 from ko_reranker.rankers.interface import HeadlessError, RankerError
 
 SETTINGS_FILE = "reranker.json"
@@ -174,13 +175,14 @@ def _refuse_placeholders(model: ModelFolder) -> None:
 
 
 def _loaded_files(folder: Path) -> Iterator[Path]:
-    """Yield the files that loading may read: of the folder and, for modules, of the folders right below it."""
+    """Yield the files that loading may read: of the folder and of those of its modules."""
+    modules = module_folders(folder)
     weights = "*.safetensors" if any(folder.glob("*.safetensors")) else "pytorch_model*.bin"
     for pattern in ("*.json", "vocab.txt", "merges.txt", "*.model", weights):
-        for place in ("", "[0-9]*_*/"):
-            yield from (path for path in sorted(folder.glob(place + pattern)) if path.is_file())
+        for place in (folder, *modules):
+            yield from (path for path in sorted(place.glob(pattern)) if path.is_file())
     if weights == "*.safetensors":
-        yield from sorted(folder.glob("[0-9]*_*/pytorch_model.bin"))
+        yield from (path for place in modules for path in sorted(place.glob("pytorch_model.bin")))
 
 
 def _names(model: ModelFolder, paths: Sequence[Path]) -> str:

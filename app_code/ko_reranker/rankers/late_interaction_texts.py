@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -51,6 +51,22 @@ class EncodedTexts:
     truncated: np.ndarray
 
 
+@dataclass(frozen=True, slots=True)
+class _Side:
+    """What comes before the texts of one side, queries or documents.
+
+    Attributes:
+        lead: what is tokenised together with each text.
+        dropped: how many tokens of that are `head`'s already: those of a marker that the tokenizer knows, behind which white
+            space may be other tokens than in a text alone.
+        head: int32, (tokens,); what comes before each text's own tokens.
+    """
+
+    lead: str
+    dropped: int
+    head: np.ndarray
+
+
 class ApartEncoder:
     """Encodes queries and documents for one model. May be used by many threads at once.
 
@@ -73,13 +89,13 @@ class ApartEncoder:
         cache_tokens: int = 0,
     ) -> None:
         self.tokenizer, self.settings, self.max_chunks = tokenizer, settings, max_chunks
-        most = max(_most_of_a_query(settings), max_chunks * settings.document_length)
+        most = 1 + max(_most_of_a_query(settings), max_chunks * settings.document_length)  # and a marker
         self.texts = TextEncoder(tokenizer, most, cache_tokens=cache_tokens)
         head, self._tail = _frame(tokenizer)
-        self._query_lead, query_prefix = self._prefix("query_prefix", settings.query_prefix)
-        self._document_lead, document_prefix = self._prefix("document_prefix", settings.document_prefix)
-        self._query_head = np.concatenate([head, query_prefix])
-        self._document_head = np.concatenate([head, document_prefix])
+        self._query_side = self._side("query_prefix", settings.query_prefix)
+        self._document_side = self._side("document_prefix", settings.document_prefix)
+        self._query_head = np.concatenate([head, self._query_side.head])
+        self._document_head = np.concatenate([head, self._document_side.head])
         expansion = settings.expansion
         self._query_room = self._room("query_length", self._query_head, _most_of_a_query(settings))
         self._document_room = self._room("document_length", self._document_head, settings.document_length)
@@ -88,7 +104,7 @@ class ApartEncoder:
 
     def query(self, text: str) -> tuple[EncodedText, bool]:
         """Return a query, and whether its end was cut off."""
-        ids = self.texts.encode([self._query_lead + text])[0]
+        (ids,) = self._encode(self._query_side, [text])
         own = np.concatenate([self._query_head, ids[: self._query_room], self._tail])
         expansion, item = self.settings.expansion, Item(own)
         if expansion and len(own) < expansion.length:
@@ -111,7 +127,9 @@ class ApartEncoder:
         max_chunks = self.max_chunks if max_chunks is None else min(max_chunks, self.max_chunks)
         encoded: list[EncodedText] = []
         chunks, truncated = np.zeros(len(texts), np.int32), np.zeros(len(texts), bool)
-        for index, ids in enumerate(self.texts.recall([self._document_lead + text for text in texts])):
+        side = self._document_side
+        for index, whole in enumerate(self.texts.recall([side.lead + text for text in texts])):
+            ids = whole[side.dropped :]
             parts = spans(len(ids), self._document_room, overlap, max_chunks, max_tokens=max_tokens)
             encoded += [self._chunk(ids[start:end]) for start, end in parts]
             chunks[index], truncated[index] = len(parts), parts[-1][1] < len(ids)
@@ -130,33 +148,44 @@ class ApartEncoder:
             raise ValueError(f"{name} is {length}, and {len(head) + len(self._tail)} tokens stand around every text")
         return room
 
+    def _side(self, name: str, prefix: str) -> _Side:
+        """Return what is put before the texts of one side."""
+        ids, rest = _marker(self.tokenizer, prefix, self.settings.markers)
+        marker = prefix[: len(prefix) - len(rest)]
+        if ids and self.settings.markers is not None:
+            if self.tokenizer.tokenize(marker) == [marker]:
+                return self._behind(name, rest, _Side(marker, len(ids), np.array(ids, np.int32)))
+            self._check_marker(name, marker, rest)
+        return self._behind(name, rest, _Side("", 0, np.array(ids, np.int32)))
+
     def _check_marker(self, name: str, marker: str, rest: str) -> None:
-        """Refuse a marker behind which a text falls into other tokens than it does alone.
+        """Refuse a marker that the tokenizer does not know, behind which a text falls into other tokens than it does alone.
 
         sentence-transformers has its tokenizer know the marker, and tokenises it with the text.
         """
         knowing = copy.deepcopy(self.tokenizer)
-        if knowing.tokenize(marker) != [marker]:
-            knowing.add_special_tokens({"additional_special_tokens": [AddedToken(marker, normalized=False, special=True)]})
+        knowing.add_special_tokens({"additional_special_tokens": [AddedToken(marker, normalized=False, special=True)]})
         whole = TextEncoder(knowing, self.settings.query_length).encode([marker + rest + probe for probe in _PROBES])
         behind = self.texts.encode([rest + probe for probe in _PROBES])
         if not all(map(np.array_equal, (ids[1:] for ids in whole), behind)):
             raise ValueError(f"its tokenizer has other tokens for a text behind its {name} {marker!r} than for the text alone")
 
-    def _prefix(self, name: str, prefix: str) -> tuple[str, np.ndarray]:
-        """Return what is put before each text, and the tokens that come before those of both."""
-        marker, rest = _marker(self.tokenizer, prefix, self.settings.markers)
-        if marker and self.settings.markers is not None:
-            self._check_marker(name, prefix[: len(prefix) - len(rest)], rest)
+    def _behind(self, name: str, rest: str, side: _Side) -> _Side:
+        """Return a side of whose prefix the rest, behind a marker or without one, comes before texts, too."""
         if not rest.strip():
-            return rest, np.array(marker, np.int32)
-        whole = self.texts.encode([rest + probe for probe in _PROBES])
+            return replace(side, lead=side.lead + rest)
+        whole = self._encode(side, [rest + probe for probe in _PROBES])
         for words in (rest.rstrip(), rest):  # the white space belongs to the text, or to a token such as "[Q] "
-            lead, ids = rest[len(words) :], self.texts.encode([words])[0]
-            parts = [np.concatenate([ids, behind]) for behind in self.texts.encode([lead + probe for probe in _PROBES])]
+            (ids,) = self._encode(side, [words])
+            # What stands behind words is no beginning any more: without the marker, as the text's own tokens are.
+            apart = replace(side, lead=rest[len(words) :], dropped=0)
+            parts = [np.concatenate([ids, behind]) for behind in self._encode(apart, _PROBES)]
             if all(map(np.array_equal, whole, parts)):
-                return lead, np.concatenate([np.array(marker, np.int32), ids])
-        raise ValueError(f"its tokenizer melts its {name} {prefix!r} with the text behind it")
+                return replace(apart, head=np.concatenate([side.head, ids]))
+        raise ValueError(f"its tokenizer melts its {name} {rest!r} with the text behind it")
+
+    def _encode(self, side: _Side, texts: Sequence[str]) -> list[np.ndarray]:
+        return [ids[side.dropped :] for ids in self.texts.encode([side.lead + text for text in texts])]
 
 
 def _most_of_a_query(settings: LateInteractionSettings) -> int:
