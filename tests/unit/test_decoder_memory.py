@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -114,6 +115,32 @@ def test_a_sequence_longer_than_a_micro_batch_is_one():
     config = CONFIGS["gemma"].to_dict()
     long, short = (decoder_memory(config, "fp32", batch_tokens=256, max_length=length).batches for length in (1000, 200))
     assert long - 1024**2 == (short - 256**2) * 1000 / 256
+
+
+# What the files of the published models say.
+QWEN3 = {"model_type": "qwen3", "vocab_size": 151_669, "head_dim": 128, "num_key_value_heads": 8, "tie_word_embeddings": True}
+QWEN2 = {"model_type": "qwen2", "vocab_size": 151_936, "num_key_value_heads": 2, "tie_word_embeddings": True}
+GEMMA = {"model_type": "gemma", "vocab_size": 256_000, "head_dim": 256, "num_key_value_heads": 1}
+PUBLISHED = {
+    "mxbai-rerank-base-v2": (QWEN2, 896, 24, 14, 4_864),
+    "Qwen3-Reranker-0.6B": (QWEN3, 1_024, 28, 16, 3_072),
+    "mxbai-rerank-large-v2": (QWEN2, 1_536, 28, 12, 8_960),
+    "bge-reranker-v2-gemma": (GEMMA, 2_048, 18, 8, 16_384),
+    "Qwen3-Reranker-4B": (QWEN3, 2_560, 36, 32, 9_728),
+    "Qwen3-Reranker-8B": (QWEN3 | {"tie_word_embeddings": False}, 4_096, 36, 32, 12_288),
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_the_documented_figures_are_what_is_reckoned(name):
+    config, hidden, layers, heads, between = PUBLISHED[name]
+    config = config | {"hidden_size": hidden, "num_hidden_layers": layers}
+    config |= {"num_attention_heads": heads, "intermediate_size": between}
+    gpu = decoder_memory(config, "bf16", batch_tokens=16_384, shared_tokens=200)
+    cpu = decoder_memory(config, "fp32", batch_tokens=2_048)
+    columns = [f"{value / 1e9:.2f} GB" for value in (gpu.weights, gpu.loading, cpu.weights, cpu.loading)]
+    columns += [f"{gpu.beginnings / 1e6:.1f} MB", *(f"{memory.batches / 1e9:.2f} GB" for memory in (gpu, cpu))]
+    assert f"| {name} | {' | '.join(columns)} |" in (Path(__file__).parents[2] / "docs/families.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(
