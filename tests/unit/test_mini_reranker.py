@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from ko_reranker.models import MINI_MODEL, resolve_model
 from ko_reranker.rankers import load_ranker
 from ko_reranker.samples.packed import MINI, pack, unpack
 from ko_reranker.samples.paths import PHRASEBOOK, SAMPLE
-from training_job.mini_reranker import distil
+from training_job.mini_reranker import distil, stages
 from training_job.mini_reranker.__main__ import main
 from training_job.mini_reranker.corpus import Corpus, normalised, side_of
 from training_job.mini_reranker.distil import DistilSettings
@@ -78,12 +79,13 @@ def _config(pieces: int) -> BertConfig:
     )
 
 
-@pytest.fixture
-def small(data, english, tmp_path) -> Build:
-    return Build(
+@pytest.fixture(scope="module")
+def small(data, english, tmp_path_factory) -> Build:
+    """A build that has come as far as the groups."""
+    build = Build(
         Corpus(data),
         english,
-        tmp_path / "work",
+        tmp_path_factory.mktemp("build") / "work",
         pieces=8_000,
         lines=500,
         distillation=DistilSettings(
@@ -95,10 +97,12 @@ def small(data, english, tmp_path) -> Build:
         finetuning={"epochs": "0.2", "batch_queries": "4", "dev_queries": "4"},
         needle_lengths=(300,),
     )
+    build.run("groups")
+    return build
 
 
-def test_the_build_makes_a_reranker_and_goes_on_where_it_stopped(small, capfd) -> None:
-    small.run("groups")
+def test_the_build_makes_a_reranker_and_goes_on_where_it_stopped(small, capfd, monkeypatch) -> None:
+    monkeypatch.setattr(stages, "usable_cores", lambda: 1)
     assert not (small.work / "finetuning").exists()
     small.run()
     assert "vocabulary: there already" in capfd.readouterr().out
@@ -120,7 +124,6 @@ def test_the_build_makes_a_reranker_and_goes_on_where_it_stopped(small, capfd) -
 
 
 def test_nothing_held_out_reaches_a_stage(small) -> None:
-    small.run("groups")
     corpus = small.corpus
     hidden = {normalised(record.positives[0]) for record in corpus.tydi["held-out"]}
     asked = {normalised(record.query) for record in corpus.tydi["held-out"]}
@@ -135,9 +138,10 @@ def test_nothing_held_out_reaches_a_stage(small) -> None:
 
 
 def test_distillation_goes_on_from_its_checkpoint_to_the_same_weights(small, tmp_path, monkeypatch) -> None:
-    small.run("distillation")
     settings = replace(small.distillation, checkpoint_seconds=0.0)
-    other = replace(small, work=tmp_path / "other", distillation=settings)
+    other = replace(small, work=tmp_path, distillation=settings)
+    for stage in ("vocabulary", "embeddings"):
+        shutil.copytree(small.work / stage, other.work / stage)
     with monkeypatch.context() as patch:
         patch.setattr(distil.Material, "batches", _cut_off_after(3, distil.Material.batches))
         with pytest.raises(KeyboardInterrupt):
