@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -119,3 +120,18 @@ def test_constructs_know_nothing_of_the_stacks_they_are_in() -> None:
 def test_functions_import_nothing_of_ours_but_the_library(path: Path) -> None:
     tops = {name.split(".")[0] for name in imported(path.stem, path)}
     assert not tops & {"cdk", "local_cloud", "training_job"}
+
+
+def test_tests_import_and_replace_public_names_only() -> None:
+    """Ruff tells of attributes that are private (SLF001), but neither of imports nor of names that are written as text."""
+    private = []
+    for path in sorted((ROOT / "tests").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names: list[str] = []
+            if isinstance(node, ast.ImportFrom):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "setattr":
+                given = [argument.value for argument in node.args[:2] if isinstance(argument, ast.Constant)]
+                names = [name for name in given if isinstance(name, str)]
+            private += [f"{path.name}: {name}" for name in names if re.match("_(?!_)", name.rpartition(".")[2])]
+    assert private == []

@@ -1,5 +1,6 @@
 """The local cloud's extensions of MiniStack, in this process: no server, no network."""
 
+# ruff: noqa: SLF001 - MiniStack has public names for its services alone, and these change what is below them.
 from __future__ import annotations
 
 import gzip
