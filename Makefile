@@ -12,7 +12,7 @@ ONCE ?=
 STAGE ?= prod
 # Of `make test`: processes side by side. The local cloud and what runs in it fill one core, everything else the other.
 JOBS ?= 2
-# The local cloud's tests come first, as they take longest.
+# In the order that tests/conftest.py gives: what takes longest comes first.
 IN_PARALLEL = --numprocesses $(JOBS) --dist loadscope --no-loadscope-reorder
 # Settings of `make test-image`: further arguments of the build; host where containers have no network of their own.
 BUILD_ARGS ?=

@@ -1,4 +1,4 @@
-"""What holds for all tests: which of them see a GPU, how many threads they compute with, which share a process."""
+"""What holds for all tests: their order, which of them see a GPU and how many threads they compute with."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ import os
 from typing import Any
 
 import pytest
+
+# What takes minutes comes first: begun last, the other processes would wait for it at the end.
+LONG = ("tests/e2e/", "tests/infrastructure/", "tests/unit/test_training", "tests/unit/test_mini_reranker.py")
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -33,6 +36,11 @@ def pytest_configure(config: pytest.Config) -> None:
     if not asked and not any("tests/gpu" in str(argument) for argument in config.args):
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
         os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put what takes longest first, in the order in which it was found."""
+    items.sort(key=lambda item: not item.nodeid.startswith(LONG))
 
 
 @pytest.fixture
