@@ -20,7 +20,7 @@ from ko_reranker.models import MINI_MODEL, resolve_model
 from ko_reranker.rankers import load_ranker
 from ko_reranker.samples.packed import MINI, pack, unpack
 from ko_reranker.samples.paths import PHRASEBOOK, SAMPLE
-from training_job.mini_reranker import distil, stages
+from training_job.mini_reranker import asked, distil, stages
 from training_job.mini_reranker.__main__ import main
 from training_job.mini_reranker.corpus import Corpus, normalised, side_of
 from training_job.mini_reranker.distil import DistilSettings
@@ -40,12 +40,12 @@ def data(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("data")
     korean = {row["en"]: row["ko"] for row in read_rows(PHRASEBOOK)}
     records = list(read_record_file(SAMPLE))[: 4 * QUESTIONS]
-    asked = [{"query": korean[record.query], "pos": [korean[record.positives[0]]], "neg": []} for record in records]
+    rows = [{"query": korean[record.query], "pos": [korean[record.positives[0]]], "neg": []} for record in records]
     for name in ("tydiqa_ko", "kobest_boolq", "docs_en_ko", "parallel_en_ko"):
         (folder / name).mkdir()
-    write_jsonl(folder / "tydiqa_ko/train.jsonl", asked[:QUESTIONS])
-    write_jsonl(folder / "kobest_boolq/train.jsonl", asked[QUESTIONS : 2 * QUESTIONS])
-    write_jsonl(folder / "kobest_boolq/dev.jsonl", asked[2 * QUESTIONS : 3 * QUESTIONS])
+    write_jsonl(folder / "tydiqa_ko/train.jsonl", rows[:QUESTIONS])
+    write_jsonl(folder / "kobest_boolq/train.jsonl", rows[QUESTIONS : 2 * QUESTIONS])
+    write_jsonl(folder / "kobest_boolq/dev.jsonl", rows[2 * QUESTIONS : 3 * QUESTIONS])
     # Under names of their own: what has a name of the sample's is left out.
     pages = [record.to_json() | {"id": f"page-{place}"} for place, record in enumerate(records[3 * QUESTIONS :])]
     sample = [record.to_json() for record in records[:3]]
@@ -93,7 +93,7 @@ def small(data, english, tmp_path_factory) -> Build:
             sizes=(("lines", 4), ("passages", 2), ("questions", 4), ("masked", 4)),
             shares=(("lines", 1), ("passages", 1), ("questions", 1), ("masked", 1)),
         ),
-        mixture=Mixture(told=10, headings=10),
+        mixture=Mixture(counts={"told": 10, "headings": 10, "stated": 5, "mixed": 5}),
         finetuning={"epochs": "0.2", "batch_queries": "4", "dev_queries": "4"},
         needle_lengths=(300,),
     )
@@ -110,6 +110,7 @@ def test_the_build_makes_a_reranker_and_goes_on_where_it_stopped(small, capfd, m
     assert set(report["rows"]) == {"none", "bm25-morphemes", "mini", "mini+bm25"}
     groups, judged = (json.loads((small.work / name / "done.json").read_text()) for name in ("groups", "evaluation"))
     assert set(groups["validation_kinds"]) == set(KINDS)
+    assert {"questions", "told", "headings", "stated", "mixed"} <= set(groups)
     for name, sha256 in groups["validation_kinds"].items():
         assert judged.get(f"{name}-validation", {"sha256": sha256})["sha256"] == sha256
     assert 0 <= judged["needle"]["least"] <= judged["needle"]["won"]["300"] <= 1
@@ -121,6 +122,67 @@ def test_the_build_makes_a_reranker_and_goes_on_where_it_stopped(small, capfd, m
     assert np.isfinite(scores).all()
     settings = json.loads((small.work / "package/packed/reranker.json").read_text())
     assert settings["base_model"] == "sentence-transformers/all-MiniLM-L6-v2"
+
+
+NATIVE = (
+    "서울(Seoul)은 대한민국의 수도이며, 한강이 지나는 가장 큰 도시로, 1394년에 조선의 도읍이 되었다. 궁궐이 다섯 개 남아 있다. "
+    "경복궁은 1395년에 지어졌다. 오늘날 인구는 940만 명이고 해마다 많은 사람이 찾는다. 지하철은 1974년에 개통되었다. "
+    "도시의 가운데에 남산이 있으며 그 위에 탑이 서 있다. 북쪽에는 북한산이 있고 오르는 사람이 많다. 시청 앞 광장은 넓다."
+)
+
+
+@pytest.fixture
+def native(data, tmp_path) -> Corpus:
+    """A corpus that has a native passage a train question is asked of, with its answer, and others like it."""
+    folder = tmp_path / "native"
+    shutil.copytree(data, folder)
+    towns = ("부산", "인천", "대구", "광주", "대전", "울산", "세종", "수원", "춘천", "청주", "전주", "제주")
+    texts = [NATIVE.replace("서울", town).replace("1394", str(1400 + index)) for index, town in enumerate(towns)]
+    rows = [
+        {"query": f"{town}은 {1400 + index}년에 무엇이 되었나요?", "pos": [text], "neg": [], "answer": "도읍"}
+        for index, (town, text) in enumerate(zip(towns, texts, strict=True))
+    ]
+    rows.append({"query": "서울은 1394년에 무엇이 되었나요?", "pos": [NATIVE], "neg": [], "answer": "도읍"})
+    write_jsonl(folder / "tydiqa_ko/train.jsonl", rows)
+    return Corpus(folder)
+
+
+def test_every_kind_of_question_is_made_of_the_training_side_and_alike_each_time(native) -> None:
+    made = {kind: list(make(native)) for kind, make in asked.KINDS.items()}
+    assert all(made.values()), {kind: len(records) for kind, records in made.items()}
+    assert made == {kind: list(make(Corpus(native.folder))) for kind, make in asked.KINDS.items()}
+    unseen = {record.positives[0] for side in ("validation", "held-out") for record in native.native(side)}
+    assert unseen
+    for records in made.values():
+        assert all(record.query.strip() for record in records)
+        assert not unseen & {text for record in records for text in record.passages()}
+
+
+def test_kinds_ask_as_they_say(native) -> None:
+    made = {kind: list(make(native)) for kind, make in asked.KINDS.items()}
+    for record in made["stated"]:
+        assert record.query in record.positives[0]
+    for record in made["masked"]:
+        assert record.query not in record.positives[0]
+    towns = {record.query for record in made["titles"]}
+    assert towns & {"부산", "인천", "대구", "광주", "대전", "울산"}
+    for record in made["swapped"]:
+        right = record.positives[0].split()
+        for wrong in record.negatives:
+            assert wrong != record.positives[0] and len(wrong.split()) == len(right)
+    for record in made["reports"]:
+        assert "도읍" in record.positives[0] and "940만" not in record.query
+        assert len(record.positives[0]) < 1_500
+    native_queries = {record.query for record in native.native("train")}
+    assert any(record.query not in native_queries for record in made["typed"])
+
+
+def test_training_and_validation_kinds_share_no_text_of_their_own(native) -> None:
+    """What a rule writes itself, such as a header, would tell the model how validation documents look."""
+    trained = "\n".join(record.positives[0] for record in asked.KINDS["reports"](native))
+    judged = "\n".join(KINDS["long"](native).passages)
+    words = ("문서번호", "보존기간", "제1항", "붙임", "무단 복제")
+    assert all(word in judged and word not in trained for word in words)
 
 
 def test_nothing_held_out_reaches_a_stage(small) -> None:

@@ -77,22 +77,23 @@ class Corpus:
 
     @cached_property
     def pages(self) -> list[TrainingRecord]:
-        """Return headings of documentation with the paragraph beneath and paragraphs nearby, in Korean.
+        """Return headings of documentation with the paragraph beneath and paragraphs nearby, in Korean."""
+        return [korean for korean, _ in self.pages_in_both()]
+
+    def pages_in_both(self) -> list[tuple[TrainingRecord, TrainingRecord]]:
+        """Return the pages in Korean and in English.
 
         The records of the shipped sample are left out: the local stage trains on them and judges by them.
         """
         sample = {record.id for record in read_record_file(SAMPLE)}
         korean = {row["en"]: row["ko"] for row in read_rows(self.folder / "docs_en_ko/phrasebook.jsonl.gz")}
-        return [
-            TrainingRecord(
-                query=korean[record.query],
-                positives=tuple(korean[text] for text in record.positives),
-                negatives=tuple(korean[text] for text in record.negatives),
-                id=record.id,
-            )
-            for record in read_record_file(self.folder / "docs_en_ko/triplets.en.jsonl.gz")
-            if record.id not in sample
-        ]
+
+        def told(record: TrainingRecord) -> TrainingRecord:
+            positives, negatives = (tuple(korean[text] for text in texts) for texts in (record.positives, record.negatives))
+            return TrainingRecord(korean[record.query], positives, negatives, record.id)
+
+        english = read_record_file(self.folder / "docs_en_ko/triplets.en.jsonl.gz")
+        return [(told(record), record) for record in english if record.id not in sample]
 
     @cached_property
     def aligned(self) -> list[tuple[str, str]]:

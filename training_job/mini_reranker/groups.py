@@ -1,39 +1,51 @@
 """Stage 4: the records that the cross-encoder is fine-tuned on, with the project's own miner.
 
-Three kinds of question: native ones (TyDi-ko, KoBEST), sentences of native passages against the rest of their passage, and
-headings of documentation against their section. All passages of a side together are what the miner searches for wrong ones.
+Native questions (TyDi-ko, KoBEST), headings of documentation against their section, and what `asked` makes of both's texts.
+Records of one pool together are what the miner searches for wrong passages: one of another kind is too easy to tell.
 """
 
 from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ko_reranker.data.jsonl import write_jsonl
 from ko_reranker.data.records import TrainingRecord
 from training_job.mine import MiningSettings, mine_records
-from training_job.mini_reranker.corpus import Corpus, Side
-from training_job.mini_reranker.texts import told_sentences
+from training_job.mini_reranker import asked
+from training_job.mini_reranker.corpus import Corpus
 
-# Validation questions of each set that the trainer looks at, from the very passages that choices are made on.
 _MINING = MiningSettings(negatives=10, rank_from=1, rank_to=40, max_overlap=0.5)
+# What is searched apart from the native passages.
+_POOLS = {"headings": "documentation", "mixed": "documentation", "reports": "reports"}
 
 
 @dataclass(frozen=True)
 class Mixture:
-    """How many records of each kind there are; None takes all.
+    """How many records of each kind there are, beside all native questions.
 
     Attributes:
-        told: sentences against the rest of their passage.
-        headings: headings against their section.
+        counts: of headings and of each kind of `asked.KINDS`; None takes all, and what is not named is left out.
         seed: of the draw.
     """
 
-    told: int | None = 1500
-    headings: int | None = 1000
+    counts: Mapping[str, int | None] = field(
+        default_factory=lambda: {
+            "headings": 1000,
+            "told": 1500,
+            "stated": 800,
+            "masked": 600,
+            "titles": 600,
+            "terms": 1200,
+            "typed": 800,
+            "swapped": 800,
+            "reports": None,
+            "mixed": 600,
+        }
+    )
     seed: int = 0
 
 
@@ -41,29 +53,23 @@ def write_groups(corpus: Corpus, mixture: Mixture, folder: Path) -> dict[str, in
     """Write train.jsonl and dev.jsonl with their negatives, and return the number of records of each kind."""
     folder.mkdir(parents=True, exist_ok=True)
     draw = random.Random(mixture.seed)  # noqa: S311  a seeded draw, no secret
-    kinds = {
-        "questions": _plain(corpus.native("train")),
-        "told": _drawn(_told(corpus, "train"), mixture.told, draw),
-        "headings": _drawn(_plain(corpus.pages), mixture.headings, draw),
-    }
+    kinds = {"questions": _plain(corpus.native("train"))}
+    for name, count in mixture.counts.items():
+        made = corpus.pages if name == "headings" else asked.KINDS[name](corpus)
+        kinds[name] = _drawn(_plain(made), count, draw)
+    pools: dict[str, list[TrainingRecord]] = {}
+    for name, records in kinds.items():
+        pools.setdefault(_POOLS.get(name, "native"), []).extend(records)
     counts: Counter[str] = Counter()
-    train = [record for records in kinds.values() for record in records]
-    # Native and documentation are searched apart: a wrong passage of the other kind is too easy to tell.
-    native, pages = [*kinds["questions"], *kinds["told"]], kinds["headings"]
-    mined = [*mine_records(native, _MINING, counts), *mine_records(pages, _MINING, counts)]
+    mined = [record for records in pools.values() for record in mine_records(records, _MINING, counts)]
     write_jsonl(folder / "train.jsonl", (record.to_json() for record in mined))
     dev = mine_records(_plain(corpus.native("validation")), _MINING, counts)
     written = write_jsonl(folder / "dev.jsonl", (record.to_json() for record in dev))
-    return {name: len(records) for name, records in kinds.items()} | {"train": len(train), "dev": written, **counts}
+    return {name: len(records) for name, records in kinds.items()} | {"train": len(mined), "dev": written, **counts}
 
 
-def _plain(records: Sequence[TrainingRecord]) -> list[TrainingRecord]:
+def _plain(records: Iterable[TrainingRecord]) -> list[TrainingRecord]:
     return [TrainingRecord(record.query, record.positives, record.negatives, record.id) for record in records]
-
-
-def _told(corpus: Corpus, side: Side) -> list[TrainingRecord]:
-    passages = dict.fromkeys(record.positives[0] for record in corpus.native(side))
-    return [TrainingRecord(sentence, (rest,)) for passage in passages for sentence, rest in told_sentences(passage)]
 
 
 def _drawn(records: list[TrainingRecord], count: int | None, draw: random.Random) -> list[TrainingRecord]:
