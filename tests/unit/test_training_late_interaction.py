@@ -249,9 +249,11 @@ def in_batch_gradient(folder: Path, file: RecordFile, world: int, budget: int, q
     """Return the gradient of a step, the loss, and the collectives of each worker."""
     recipe = load_recipe({"recipe": "tiny-colbert", "base_model": str(folder), "in_batch_negatives": "true"})
     met, table, calls = threading.Barrier(world, timeout=60), [torch.empty(0)] * world, [[] for _ in range(world)]
+    # Not by the threads: while transformers loads a model it has functions of its own replaced, for the whole process.
+    families = [load_family(folder, recipe, CPU) for _ in range(world)]
 
     def work(rank: int) -> tuple[LateInteraction, float]:
-        family = load_family(folder, recipe, CPU)
+        family = families[rank]
         batch = GroupSampler(file, family.encode, group_size=4, batch_queries=queries, seed=0, whole=True).batch(0, rank, world)
         worker = Met(rank, world, 0, CPU)
         for name, value in (("met", met), ("table", table), ("calls", calls[rank])):
