@@ -71,30 +71,10 @@ def processing_job(
             "ContainerEntrypoint": ["ko-reranker", command],
             "ContainerArguments.$": _arguments(options),
         },
-        "ProcessingInputs": [
-            {
-                "InputName": "dataset",
-                "S3Input": {
-                    "S3Uri.$": input_uri,
-                    "LocalPath": "/opt/ml/processing/input/dataset",
-                    "S3DataType": "S3Prefix",
-                    "S3InputMode": "File",
-                    "S3DataDistributionType": "FullyReplicated",
-                },
-            }
-        ],
+        "ProcessingInputs": [_dataset(input_uri)],
         "ProcessingOutputConfig": {
             "KmsKeyId": key_arn,
-            "Outputs": [
-                {
-                    "OutputName": output,
-                    "S3Output": {
-                        "S3Uri.$": f"States.Format('s3://{bucket}/{{}}/{output}/', {output_prefix})",
-                        "LocalPath": "/opt/ml/processing/output",
-                        "S3UploadMode": "EndOfJob",
-                    },
-                }
-            ],
+            "Outputs": [_results(output, f"States.Format('s3://{bucket}/{{}}/{output}/', {output_prefix})")],
         },
         "ProcessingResources": {
             "ClusterConfig": {"InstanceCount": 1, "InstanceType": instance_type, "VolumeSizeInGB": volume_gb}
@@ -102,6 +82,26 @@ def processing_job(
         "StoppingCondition": {"MaxRuntimeInSeconds": int(max_hours * 3600)},
         "Tags": tag_list(tags),
         **({"NetworkConfig": {"VpcConfig": vpc}} if vpc else {}),
+    }
+
+
+def _dataset(uri: str) -> dict[str, Any]:
+    return {
+        "InputName": "dataset",
+        "S3Input": {
+            "S3Uri.$": uri,
+            "LocalPath": "/opt/ml/processing/input/dataset",
+            "S3DataType": "S3Prefix",
+            "S3InputMode": "File",
+            "S3DataDistributionType": "FullyReplicated",
+        },
+    }
+
+
+def _results(name: str, uri: str) -> dict[str, Any]:
+    return {
+        "OutputName": name,
+        "S3Output": {"S3Uri.$": uri, "LocalPath": "/opt/ml/processing/output", "S3UploadMode": "EndOfJob"},
     }
 
 

@@ -131,12 +131,13 @@ def executions(stack: cdk.Stack, machine: str) -> list[cloudwatch.Metric]:
     return [labelled("AWS/States", f"Executions{end}", {"StateMachineArn": arn}, "Sum", label) for end, label in ends.items()]
 
 
-def unsuccessful(metrics: Sequence[cloudwatch.Metric]) -> cloudwatch.MathExpression:
-    """Return how many executions, of `executions`, neither succeeded nor were aborted by hand."""
-    _, failed, timed_out, _ = metrics
-    return cloudwatch.MathExpression(
+def failure_watch(name: str, says: str, metrics: Sequence[cloudwatch.Metric]) -> Watch:
+    """Return a watch that no execution of a state machine, of `executions`, fails or runs out of time."""
+    _, failed, timed_out, _ = metrics  # who aborts one by hand need not be told
+    unsuccessful = cloudwatch.MathExpression(
         expression="FILL(failed, 0) + FILL(timed_out, 0)",
         using_metrics={"failed": failed, "timed_out": timed_out},
         label="failed",
         period=FIVE_MINUTES,
     )
+    return Watch(name=name, says=says, metric=unsuccessful, above=0)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import aws_cdk as cdk
-from aws_cdk import aws_cloudwatch as cloudwatch
 from aws_cdk import aws_sqs as sqs
 from constructs import Construct
 
 from cdk.constructs.acknowledgements import acknowledge
-from cdk.constructs.observed import labelled
+from cdk.constructs.observed import Watch, labelled
 
 
 class Undelivered(Construct):
@@ -32,7 +31,13 @@ class Undelivered(Construct):
         )
         acknowledge(self.queue, "SQS3", reason="It is the queue of what was not delivered, for the targets of rules.")
 
-    def metric(self) -> cloudwatch.Metric:
-        """How many lie there."""
-        dimensions = {"QueueName": self.queue.queue_name}
-        return labelled("AWS/SQS", "ApproximateNumberOfMessagesVisible", dimensions, "Maximum", "events that reached nobody")
+    def watch(self, name: str, says: str) -> Watch:
+        """Return a watch that nothing lies there."""
+        metric = labelled(
+            "AWS/SQS",
+            "ApproximateNumberOfMessagesVisible",
+            {"QueueName": self.queue.queue_name},
+            "Maximum",
+            "events that reached nobody",
+        )
+        return Watch(name=name, says=says, metric=metric, above=0)

@@ -8,7 +8,6 @@ from typing import Any
 
 import aws_cdk as cdk
 from aws_cdk import aws_apigateway as apigateway
-from aws_cdk import aws_cloudwatch as cloudwatch
 from aws_cdk import aws_dynamodb as dynamodb
 from aws_cdk import aws_ec2 as ec2
 from aws_cdk import aws_iam as iam
@@ -18,8 +17,8 @@ from constructs import Construct
 
 from cdk.constructs.acknowledgements import acknowledge, acknowledge_managed_policy
 from cdk.constructs.api_errors import add_error_responses
+from cdk.constructs.api_observed import observed_api
 from cdk.constructs.api_root import ApiRoot
-from cdk.constructs.observed import FIVE_MINUTES, Graph, Observed, Query, Watch, labelled, share
 from cdk.constructs.python_function import PythonFunction
 from cdk.constructs.rate_rule import RateRule
 from ko_reranker.protocol.routes import ROUTES
@@ -86,7 +85,7 @@ class ApiStack(cdk.Stack):
             waf.CfnWebACLAssociation(
                 self, "RateAssociation", resource_arn=api.deployment_stage.stage_arn, web_acl_arn=acl.attr_arn
             )
-        self.observed = self._observed(settings, rerank, authorizer)
+        self.observed = observed_api(settings, rerank, authorizer, self._access_log)
         root = ApiRoot(self, "Root", api=api, settings=settings.api, edge_acl_arn=edge_acl_arn)
         cdk.CfnOutput(self, "ApiUrl", value=root.url, description=_URL_NOTES[settings.api.root])
         cdk.CfnOutput(self, "ApiKeyId", value=key.key_id)
@@ -229,130 +228,6 @@ class ApiStack(cdk.Stack):
             if place == 0:
                 plan.add_api_key(key)
         return key
-
-    def _observed(self, settings: Settings, rerank: PythonFunction, authorizer: PythonFunction) -> Observed:
-        def api(name: str, statistic: str, label: str) -> cloudwatch.Metric:
-            dimensions = {"ApiName": settings.prefix, "Stage": "api"}
-            return labelled("AWS/ApiGateway", name, dimensions, statistic, label)
-
-        def own(name: str, statistic: str, label: str) -> cloudwatch.Metric:
-            return labelled(settings.name, name, {"endpoint": settings.prefix}, statistic, label)
-
-        def functions(name: str) -> cloudwatch.MathExpression:
-            kind = name.lower()
-            both = {
-                f"rerank_{kind}": rerank.metric(name, "Sum", f"rerank: {kind}"),
-                f"authorizer_{kind}": authorizer.metric(name, "Sum", f"authorizer: {kind}"),
-            }
-            return cloudwatch.MathExpression(
-                expression=" + ".join(f"FILL({one}, 0)" for one in both), using_metrics=both, label=kind, period=FIVE_MINUTES
-            )
-
-        alerts = settings.alerts
-        errors, requests = api("5XXError", "Sum", "5xx"), api("Count", "Sum", "requests")
-        refusals = cloudwatch.MathExpression(
-            expression=(
-                f'SEARCH(\'{{"{settings.name}",endpoint,error_type}} MetricName="errors" endpoint="{settings.prefix}"\', '
-                "'Sum', 300)"
-            ),
-            label="",
-            period=FIVE_MINUTES,
-        )
-        log = rerank.log_group
-        return Observed(
-            title="API",
-            graphs=[
-                Graph(title="Requests", metrics=[requests, api("4XXError", "Sum", "4xx"), errors]),
-                Graph(
-                    title="Latency",
-                    unit="ms",
-                    metrics=[api("Latency", statistic, statistic) for statistic in ("p50", "p90", "p95", "p99")],
-                    right=[own("upstream_latency", "p95", "p95 of the model")],
-                ),
-                Graph(title="Answers that are errors, by type", metrics=[refusals]),
-                Graph(
-                    title="Documents and tokens",
-                    metrics=[own("documents", "Sum", "documents"), own("tokens", "Sum", "tokens")],
-                    right=[
-                        share(own("truncated", "Sum", "truncated"), own("documents", "Sum", "documents"), "cut documents, %")
-                    ],
-                ),
-                Graph(
-                    title="Functions",
-                    metrics=[functions("Errors"), functions("Throttles")],
-                    right=[rerank.metric("ConcurrentExecutions", "Maximum", "rerank: at once")],
-                ),
-            ],
-            watches=[
-                Watch(
-                    name="api-errors",
-                    says=f"The API answers more than {alerts.api_error_percent:g} % of the requests with server errors",
-                    metric=share(errors, requests, "5xx, %", at_least=20),
-                    above=alerts.api_error_percent,
-                    periods=2,
-                ),
-                Watch(
-                    name="api-latency",
-                    says=f"The slowest twentieth of the API's answers takes over {alerts.api_p95_seconds:g} seconds",
-                    metric=api("Latency", "p95", "p95"),
-                    above=alerts.api_p95_seconds * 1000,
-                    periods=3,
-                ),
-                Watch(
-                    name="function-errors",
-                    says="The API's functions fail, by a defect or for want of time or memory",
-                    metric=functions("Errors"),
-                    above=0,
-                    periods=2,
-                ),
-                Watch(
-                    name="function-throttles",
-                    says="Lambda refuses the API's functions concurrency",
-                    metric=functions("Throttles"),
-                    above=0,
-                    periods=2,
-                ),
-            ],
-            queries=[
-                Query(
-                    name="Slowest requests",
-                    log_groups=[log],
-                    text=[
-                        "fields @timestamp, request_id, latency, upstream_latency, upstream_calls, documents, tokens, dialect",
-                        "filter ispresent(latency)",
-                        "sort latency desc",
-                        "limit 50",
-                    ],
-                ),
-                Query(
-                    name="Errors by type and cause",
-                    log_groups=[log],
-                    text=[
-                        "filter status >= 400",
-                        "stats count(*) as requests by status, error_type, param, bin(1h)",
-                        "sort requests desc",
-                    ],
-                ),
-                Query(
-                    name="Cold starts",
-                    log_groups=[log],
-                    text=[
-                        'filter type = "platform.report" and ispresent(record.metrics.initDurationMs)',
-                        "stats count(*) as cold_starts, max(record.metrics.initDurationMs) as slowest_ms by bin(1h)",
-                    ],
-                    shown=True,
-                ),
-                Query(
-                    name="Requests by key",
-                    log_groups=[self._access_log],
-                    text=[
-                        "filter ispresent(api_key_id)",
-                        "stats count(*) as requests, avg(milliseconds) as mean_ms by api_key_id, status",
-                        "sort requests desc",
-                    ],
-                ),
-            ],
-        )
 
 
 def _document_limits(tier: Tier) -> dict[str, int | None]:

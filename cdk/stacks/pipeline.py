@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from typing import Any
 
 import aws_cdk as cdk
@@ -17,19 +15,14 @@ from cdk.constructs.image import allow_image_pull, build_logs, container_image
 from cdk.constructs.job_roles import allow_job_basics, job_roles
 from cdk.constructs.network import allow_network_interfaces
 from cdk.constructs.notifications import notify_about_failures
-from cdk.constructs.observed import FIVE_MINUTES, Graph, Observed, Query, Watch, executions, labelled, unsuccessful
-from cdk.constructs.permissions import NO_RESOURCE
+from cdk.constructs.observed import FIVE_MINUTES, Graph, Observed, Query, executions, failure_watch, labelled
 from cdk.constructs.pipeline_functions import PipelineFunctions
-from cdk.constructs.python_function import PythonFunction
 from cdk.constructs.retraining import Retraining
 from cdk.constructs.scheduled import ScheduledRetraining
 from cdk.constructs.undelivered import Undelivered
 from cdk.stacks.data import DataStack
-from ko_reranker.recipes.shipped import recipes
 from ko_reranker.retraining.training_request import TrainingPlace
 from ko_reranker.settings import Settings
-
-_LIBRARY = ("data", "languages", "retraining", "text")
 
 
 class PipelineStack(cdk.Stack):
@@ -68,7 +61,7 @@ class PipelineStack(cdk.Stack):
             volume_gb=settings.training.volume_gb,
             vpc=vpc,
         )
-        functions = self._functions(settings, data, place)
+        functions = PipelineFunctions(self, settings=settings, bucket=data.bucket, memory=data.translation_memory, place=place)
         retraining = Retraining(
             self,
             "Retraining",
@@ -133,17 +126,9 @@ class PipelineStack(cdk.Stack):
                 Graph(title="Translation", metrics=[characters], right=[spent]),
             ],
             watches=[
-                Watch(
-                    name="retraining-failed",
-                    says="A retraining failed or ran out of time",
-                    metric=unsuccessful(retrainings),
-                    above=0,
-                ),
-                Watch(
-                    name="retraining-untold",
-                    says="Nobody was told that a retraining stopped: the topic did not take the notice",
-                    metric=undelivered.metric(),
-                    above=0,
+                failure_watch("retraining-failed", "A retraining failed or ran out of time", retrainings),
+                undelivered.watch(
+                    "retraining-untold", "Nobody was told that a retraining stopped: the topic did not take the notice"
                 ),
             ],
             queries=[
@@ -159,88 +144,3 @@ class PipelineStack(cdk.Stack):
                 )
             ],
         )
-
-    def _functions(self, settings: Settings, data: DataStack, place: TrainingPlace) -> PipelineFunctions:
-        minutes, translation = cdk.Duration.minutes, settings.translation
-        bucket = {"DATA_BUCKET": data.bucket.name}
-        memory = {"TRANSLATION_MEMORY": data.translation_memory.name}
-        functions = PipelineFunctions(
-            check_input=PythonFunction(
-                self,
-                "CheckInput",
-                folder="check_input",
-                library=(*_LIBRARY, "checked", "instances", "recipes"),
-                documents={"recipes.json": recipes()},
-                environment={
-                    "DEFAULTS": cdk.Fn.sub(_defaults(settings), {"DataBucket": data.bucket.name}),
-                    "TRAINING": self.to_json_string(asdict(place)),
-                },
-            ),
-            plan=PythonFunction(
-                self,
-                "Plan",
-                folder="plan",
-                library=_LIBRARY,
-                timeout=minutes(15),
-                memory_mb=2048,
-                ephemeral_gb=10,
-                environment={
-                    **bucket,
-                    **memory,
-                    "USD_PER_MILLION_CHARACTERS": str(translation.usd_per_million_characters),
-                    "CHARACTERS_PER_SECOND": str(translation.characters_per_second),
-                    "SHARD_BYTES": str(translation.shard_kilobytes * 1024),
-                },
-            ),
-            translate=PythonFunction(
-                self,
-                "Translate",
-                folder="translate",
-                library=_LIBRARY,
-                timeout=minutes(15),
-                environment={**bucket, **memory, "CONCURRENCY": str(translation.requests_in_flight)},
-            ),
-            shard_failures=PythonFunction(self, "ShardFailures", folder="shard_failures", library=_LIBRARY, environment=bucket),
-            join=PythonFunction(
-                self,
-                "Join",
-                folder="join",
-                library=_LIBRARY,
-                timeout=minutes(15),
-                memory_mb=2048,
-                ephemeral_gb=10,
-                environment=bucket,
-            ),
-            gate=PythonFunction(
-                self,
-                "Gate",
-                folder="gate",
-                library=(*_LIBRARY, "embedded_metrics"),
-                environment={
-                    **bucket,
-                    "GATE": json.dumps(asdict(settings.evaluation.gate)),
-                    "METRICS_NAMESPACE": settings.name,
-                    "ENDPOINT_NAME": settings.prefix,
-                },
-            ),
-        )
-        self._grant(functions, data)
-        return functions
-
-    def _grant(self, functions: PipelineFunctions, data: DataStack) -> None:
-        data.bucket.grant_objects(functions.plan.role, read=["raw/", "runs/"], write=["runs/"])
-        data.translation_memory.grant(functions.plan.role, "BatchGetItem")
-        data.bucket.grant_objects(functions.translate.role, read=["runs/"], write=["runs/"])
-        data.translation_memory.grant(functions.translate.role, "BatchGetItem", "PutItem")
-        # Terminologies aside; GetTerminology is implied by naming one.
-        functions.translate.allow("translate:TranslateText", on=["*"], because=NO_RESOURCE)
-        data.bucket.grant_objects(functions.join.role, read=["raw/", "runs/"], write=["runs/"], delete=["runs/"])
-        data.bucket.grant_objects(functions.shard_failures.role, read=["runs/"])
-        data.bucket.grant_objects(functions.gate.role, read=["models/*/evaluation/"])
-
-
-def _defaults(settings: Settings) -> str:
-    """The execution input's defaults for the check_input function, with ${DataBucket} left to CloudFormation."""
-    defaults = asdict(settings.execution_defaults("${DataBucket}"))
-    del defaults["recipes"]  # a document of its own: the environment has no room for them
-    return json.dumps(defaults)

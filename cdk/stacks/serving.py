@@ -12,7 +12,6 @@ from aws_cdk import aws_cloudwatch_actions as cloudwatch_actions
 from aws_cdk import aws_events as events
 from aws_cdk import aws_events_targets as targets
 from aws_cdk import aws_iam as iam
-from aws_cdk import aws_logs as logs
 from aws_cdk import aws_sagemaker as sagemaker
 from aws_cdk import aws_ssm as ssm
 from constructs import Construct
@@ -33,9 +32,10 @@ from cdk.constructs.job_roles import allow_job_basics
 from cdk.constructs.model_age import model_age
 from cdk.constructs.network import allow_network_interfaces
 from cdk.constructs.notifications import notify_about_failures
-from cdk.constructs.observed import Graph, Observed, Query, Watch, executions, labelled, told, unsuccessful
+from cdk.constructs.observed import told
 from cdk.constructs.python_function import PythonFunction
 from cdk.constructs.release_guard import ReleaseGuard
+from cdk.constructs.serving_observed import observed_serving
 from cdk.constructs.stores import CAPTURED
 from cdk.constructs.undelivered import Undelivered
 from cdk.stacks.data import DataStack
@@ -110,7 +110,7 @@ class ServingStack(cdk.Stack):
         if settings.serving.enabled:
             self._look_after_every_change(settings, deployment, undelivered)
         age = model_age(self, settings, data.live_model, undelivered.queue)
-        self.observed = self._observed(settings, age, undelivered)
+        self.observed = observed_serving(self, settings, age, undelivered)
         notify_about_failures(self, data.topic, deployment.machine.state_machine_arn, undelivered.queue)
         cdk.CfnOutput(self, "DeployStateMachine", value=deployment.machine.state_machine_arn)
         cdk.CfnOutput(self, "EndpointName", value=settings.prefix if settings.serving.enabled else "none")
@@ -238,95 +238,6 @@ class ServingStack(cdk.Stack):
         for alarm in alarms:
             alarm.add_alarm_action(cloudwatch_actions.SnsAction(data.topic.topic))
         return alarms
-
-    def _observed(self, settings: Settings, age: cloudwatch.Metric, undelivered: Undelivered) -> Observed:
-        variant = {"EndpointName": settings.prefix, "VariantName": VARIANT}
-        releases = executions(self, f"{settings.prefix}-deploy")
-        graphs = [Graph(title="Releases", metrics=releases), Graph(title="Age of the live model, days", metrics=[age])]
-        watches = [
-            Watch(
-                name="release-failed",
-                says="A release failed or ran out of time",
-                metric=unsuccessful(releases),
-                above=0,
-            ),
-            Watch(
-                name="release-not-started",
-                says="An approval, a change of the endpoint or a notice reached nobody: its target did not take it",
-                metric=undelivered.metric(),
-                above=0,
-            ),
-        ]
-        if settings.alerts.model_age_days:
-            watches.append(
-                Watch(
-                    name="model-stale",
-                    says=f"The live model is older than {settings.alerts.model_age_days} days",
-                    metric=age,
-                    above=settings.alerts.model_age_days,
-                )
-            )
-        if not settings.serving.enabled:
-            return Observed(title="Serving", graphs=graphs, watches=watches)
-
-        def requests(name: str, statistic: str, label: str) -> cloudwatch.Metric:
-            return labelled("AWS/SageMaker", name, variant, statistic, label)
-
-        def instances(name: str, label: str, statistic: str = "Average") -> cloudwatch.Metric:
-            return labelled("/aws/sagemaker/Endpoints", name, variant, statistic, label)
-
-        graphs[:0] = [
-            Graph(
-                title="Calls of the endpoint",
-                metrics=[
-                    requests("Invocations", "Sum", "calls"),
-                    requests("Invocation4XXErrors", "Sum", "4xx"),
-                    requests("Invocation5XXErrors", "Sum", "5xx"),
-                ],
-                right=[requests("ConcurrentRequestsPerModel", "Maximum", "computed and waiting")],
-            ),
-            Graph(
-                title="Latency of the endpoint",
-                unit="µs",
-                metrics=[requests("ModelLatency", statistic, statistic) for statistic in ("p50", "p95", "p99")],
-                right=[requests("OverheadLatency", "p95", "p95 of SageMaker's own")],
-            ),
-            Graph(
-                title="Utilisation of an instance",
-                unit="%",
-                metrics=[
-                    instances("CPUUtilization", "CPU, 100 a core"),
-                    instances("MemoryUtilization", "memory"),
-                    instances("GPUUtilization", "GPU, 100 each"),
-                    instances("GPUMemoryUtilization", "GPU memory, 100 each"),
-                ],
-            ),
-        ]
-        watches.append(
-            Watch(
-                name="endpoint-silent",
-                says="No instance of the endpoint reports that it runs",
-                # There is no metric of healthy instances; each that runs reports what it uses, once a minute.
-                # https://docs.aws.amazon.com/sagemaker/latest/dg/monitoring-cloudwatch.html
-                metric=instances("CPUUtilization", "reports", "SampleCount"),
-                below=1,
-                periods=2,
-                silence_is_wrong=True,
-            )
-        )
-        log = logs.LogGroup.from_log_group_name(self, "EndpointLog", f"/aws/sagemaker/Endpoints/{settings.prefix}")
-        failures = Query(
-            name="What the containers warn of",
-            log_groups=[log],
-            text=[
-                "fields @timestamp, @logStream, @message",
-                "filter @message like /(?i)error|warn/",
-                "sort @timestamp desc",
-                "limit 100",
-            ],
-        )
-        alarms = alarm_names(settings)
-        return Observed(title="Serving", graphs=graphs, watches=watches, queries=[failures], alarms=alarms)
 
     def _start_on_approval(self, settings: Settings, deployment: Deployment, undelivered: Undelivered) -> None:
         rule = events.Rule(
