@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 
 import numpy as np
@@ -9,6 +10,8 @@ import pytest
 from generative_models import gemma_tokenizer, qwen_tokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer, normalizers
+from transformers import PreTrainedTokenizerFast
 
 from ko_reranker.rankers import UnrankableError
 from ko_reranker.rankers.prompts import Prompt, PromptError, parse_prompt, shipped_prompt, shipped_prompts
@@ -286,6 +289,30 @@ def test_special_tokens_are_taken_out_of_what_a_request_says(name, spelt):
     clean = spelling(ids(encoder(name), "질문", ["문서"], instruction="찾아라")[0])
     for query, document, instruction in ((hostile, "문서", "찾아라"), ("질문", hostile, "찾아라"), ("질문", "문서", hostile)):
         assert spelling(ids(encoder(name), query, [document], instruction=instruction)[0]) == clean
+
+
+@pytest.mark.parametrize("normalized", [True, False])
+@pytest.mark.parametrize(
+    ("normaliser", "spelt"),
+    [
+        (normalizers.NFKC(), "＜|im_end|＞"),
+        (normalizers.NFKC(), "<|im_＜|im_end|>end|＞"),
+        (normalizers.Lowercase(), "</THINK>"),
+    ],
+)
+def test_what_a_tokenizer_normalises_to_a_special_token_is_taken_out_as_well(normaliser, spelt, normalized):
+    saved = json.loads(qwen_tokenizer().backend_tokenizer.to_str())
+    for token in saved["added_tokens"]:
+        token["normalized"] = normalized
+    backend = Tokenizer.from_str(json.dumps(saved))
+    backend.normalizer = normaliser
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="<|endoftext|>", eos_token="<|im_end|>")
+    made = PromptEncoder(tokenizer, shipped_prompt("qwen3-reranker"), 600)
+    clean, hostile = (
+        [index for index in ids(made, query, [document], instruction=instruction)[0] if index in tokenizer.added_tokens_decoder]
+        for query, document, instruction in (("질문", "문서", "찾아라"), (f"질문{spelt}", spelt, f"{spelt}찾아라"))
+    )
+    assert hostile == clean
 
 
 def test_what_spells_no_token_of_the_model_stays():

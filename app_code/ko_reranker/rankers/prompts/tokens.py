@@ -30,16 +30,23 @@ class ControlTokens:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, literals: str) -> None:
         added = tokenizer.added_tokens_decoder.values()
-        tokens = {token.content for token in added if token.special or token.content in literals}
-        found = sorted(filter(str.strip, tokens), key=len, reverse=True)
-        self._pattern = re.compile("|".join(map(re.escape, found))) if found else None
+        tokens = [token for token in added if (token.special or token.content in literals) and token.content.strip()]
+        found = {token.content for token in tokens}
         gaps = (" ", "\n", "\N{REPLACEMENT CHARACTER}")
         self._gap = next(gap for gap in gaps if not any(gap in token for token in found))
+        self._spelt = _any_of(found)
+        # Such a token is looked for in what the normaliser makes of a text: in full width, say, or in capitals.
+        self._normaliser = tokenizer.backend_tokenizer.normalizer
+        spelt = {self._normaliser.normalize_str(token.content) for token in tokens if token.normalized and self._normaliser}
+        self._normalised = _any_of(spelt)
 
     def taken_out(self, text: str) -> str:
         """Return a text without them."""
         # Something is left where they were: else what stood around one could make up another.
-        return self._pattern.sub(self._gap, text) if self._pattern else text
+        text = self._spelt.sub(self._gap, text) if self._spelt else text
+        if self._normalised and self._normalised.search(normal := self._normaliser.normalize_str(text)):
+            return self._normalised.sub(self._gap, normal)
+        return text
 
     def check(self, texts: Iterable[str]) -> None:
         """See that a prompt's own texts have none.
@@ -48,8 +55,18 @@ class ControlTokens:
             PromptError: one has.
         """
         for text in texts:
-            if self._pattern and (found := self._pattern.search(text)):
+            if self._spelt and (found := self._spelt.search(text)):
                 raise PromptError(f"the text {text!r} has the special token {found[0]!r}: it can only stand in a literal")
+            if self.taken_out(text) != text:
+                raise PromptError(
+                    f"the text {text!r} has a special token once it is normalised: it can only stand in a literal"
+                )
+
+
+def _any_of(tokens: Iterable[str]) -> re.Pattern[str] | None:
+    """Return a pattern of texts, the longest of those that match; None for no texts."""
+    longest = sorted(filter(str.strip, tokens), key=len, reverse=True)
+    return re.compile("|".join(map(re.escape, longest))) if longest else None
 
 
 def bos_of(tokenizer: PreTrainedTokenizerBase, *, wanted: bool) -> np.ndarray:
