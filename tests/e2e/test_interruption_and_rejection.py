@@ -20,7 +20,7 @@ from ko_reranker.operations import executions, packages
 from ko_reranker.operations.executions import Outcome
 
 NAME = "interrupted"
-STEPS = 120
+STEPS = 60
 
 
 class Run(NamedTuple):
