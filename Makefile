@@ -37,7 +37,7 @@ else
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help checkov release-diff test-aws setup run test test-slow test-gpu test-clients test-image test-sagemaker bench-api bench-engine bench-families bench-serving bench-training synth lock docs lint clean bench-pipeline mini-reranker
+.PHONY: help checkov release-diff test-aws setup run test test-slow test-gpu test-clients test-image test-sagemaker bench-api bench-engine bench-families bench-service bench-serving bench-training synth lock docs lint clean bench-pipeline mini-reranker
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 16
@@ -128,6 +128,9 @@ $(VENV)-peers-pylate/.ready: ALONE := --no-deps
 
 bench-engine: setup $(PEERS)  ## scoring 50 documents beside FlagEmbedding, sentence-transformers, Infinity, ONNX, OpenVINO (DEVICE=cuda)
 	$(BIN)/python -m benchmarks.engine $(if $(DEVICE),--device $(DEVICE))
+
+bench-service: setup  ## how long a request takes by its documents and tokens: what ko-reranker capacity reckons with (DEVICE=cuda)
+	$(BIN)/python -m benchmarks.service $(if $(DEVICE),--device $(DEVICE))
 
 bench-serving: setup $(PEERS)  ## 16 clients against our server and Infinity's
 	$(BIN)/python -m benchmarks.serving

@@ -26,29 +26,31 @@ class Gpu:
     Attributes:
         name: what people call it.
         capability: its compute capability, None for a family that is newer than this table.
+        memory_gb: GiB of one, None for such a family.
     """
 
     name: str
     capability: Capability | None
+    memory_gb: int | None = None
 
 
 # By EC2's families (docs.aws.amazon.com/ec2/latest/instancetypes/ac.html).
 _FAMILIES = {
-    "g4dn": Gpu("T4", (7, 5)),
-    "g5": Gpu("A10G", (8, 6)),
-    "g5g": Gpu("T4G", (7, 5)),
-    "g6": Gpu("L4", (8, 9)),
-    "gr6": Gpu("L4", (8, 9)),
-    "g6e": Gpu("L40S", (8, 9)),
-    "p2": Gpu("K80", (3, 7)),
-    "p3": Gpu("V100", (7, 0)),
-    "p3dn": Gpu("V100", (7, 0)),
-    "p4d": Gpu("A100", (8, 0)),
-    "p4de": Gpu("A100", (8, 0)),
-    "p5": Gpu("H100", (9, 0)),
-    "p5e": Gpu("H200", (9, 0)),
-    "p5en": Gpu("H200", (9, 0)),
-    "p6-b200": Gpu("B200", (10, 0)),
+    "g4dn": Gpu("T4", (7, 5), 16),
+    "g5": Gpu("A10G", (8, 6), 24),
+    "g5g": Gpu("T4G", (7, 5), 16),
+    "g6": Gpu("L4", (8, 9), 24),
+    "gr6": Gpu("L4", (8, 9), 24),
+    "g6e": Gpu("L40S", (8, 9), 48),
+    "p2": Gpu("K80", (3, 7), 12),
+    "p3": Gpu("V100", (7, 0), 16),
+    "p3dn": Gpu("V100", (7, 0), 32),
+    "p4d": Gpu("A100", (8, 0), 40),
+    "p4de": Gpu("A100", (8, 0), 80),
+    "p5": Gpu("H100", (9, 0), 80),
+    "p5e": Gpu("H200", (9, 0), 141),
+    "p5en": Gpu("H200", (9, 0), 141),
+    "p6-b200": Gpu("B200", (10, 0), 179),
 }
 
 
@@ -58,6 +60,24 @@ def gpu_of(instance_type: str) -> Gpu | None:
     if re.match(r"(g|gr|p)\d", family) is None:
         return None
     return _FAMILIES.get(family, Gpu(f"GPU of {family}", None))
+
+
+# GiB of the size large, by the kind of EC2's families (docs.aws.amazon.com/ec2/latest/instancetypes, gp, co and mo).
+_LARGE_GB = {"c": 4, "m": 8, "r": 16}
+
+
+def memory_of(instance_type: str) -> int | None:
+    """Return the GiB that a model has on an instance type: those of one GPU, or the instance's own where it has none.
+
+    None for a family or a size that is not known here.
+    """
+    if gpu := gpu_of(instance_type):
+        return gpu.memory_gb
+    found = re.fullmatch(r"ml\.([cmr])\d[a-z]*\.(?:large|(\d*)xlarge)", instance_type)
+    if not found:
+        return None
+    kind, larges = found.groups()
+    return _LARGE_GB[kind] * (1 if larges is None else 2 * int(larges or 1))
 
 
 def refusal(instance_type: str, precision: str) -> str | None:

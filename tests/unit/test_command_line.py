@@ -26,6 +26,8 @@ def run(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
         "status",
         "rerank",
         "doctor",
+        "cost",
+        "capacity",
         "train",
         "mine",
         "evaluate",

@@ -481,6 +481,15 @@ def test_a_picture_of_paths_is_the_same_for_the_same_figures_and_runs_no_script(
     assert "<script" not in picture and "per cent" in picture and "other" in picture
 
 
+def test_a_picture_of_courses_has_two_axes_and_is_the_same_for_the_same_figures() -> None:
+    left, right = {"seconds": [0.5, 1.0, 0.7]}, {"instances": [2, 2, 40]}
+    picture = plots.courses("A rise", left, right, x_title="minutes")
+    assert picture == plots.courses("A rise", left, right, x_title="minutes")
+    assert "<script" not in picture and "minutes" in picture and ">instances</text>" in picture
+    # The right axis goes up to a tenth above the highest.
+    assert ">44</text>" in picture
+
+
 @pytest.mark.parametrize("milliseconds", [(0.03, 2_000.0), (7.0, 7.0), (10.0, 10.0)])
 def test_a_picture_of_places_has_every_row_with_its_interval(milliseconds: tuple[float, float]) -> None:
     interval = {"mean": 0.7, "low": 0.6, "high": 0.8}

@@ -31,15 +31,15 @@ def cost(
     settings = project.settings(stage)
     # With the endpoint: a stage without one answers nobody.
     templates = synthesis.synthesise(project, stage, {"serving.enabled": "true"})
-    _show("A month at rest, with its endpoint", costs.at_rest(templates, settings.prices))
+    show_lines("A month at rest, with its endpoint", costs.at_rest(templates, settings.prices))
     by_use = sorted({f"{kind.removeprefix('AWS::')} ({costs.BY_USE[kind]})" for kind in _kinds(templates) & set(costs.BY_USE)})
     console.print(f"and by use: {', '.join(by_use)}\n")
     if seconds is None:
         console.print("A million calls: not measured. Give --seconds, as your dashboard's latency says.\n")
     else:
-        _show(f"A million calls of {seconds:g} s, beside the endpoint's instances", costs.million_calls(settings, seconds))
-    _show(f"The same of {documents} documents elsewhere", costs.elsewhere(settings.prices, documents), total=False)
-    _show("A retraining's jobs, if each takes all the time that it may", costs.retraining_at_most(settings))
+        show_lines(f"A million calls of {seconds:g} s, beside the endpoint's instances", costs.million_calls(settings, seconds))
+    show_lines(f"The same of {documents} documents elsewhere", costs.elsewhere(settings.prices, documents), total=False)
+    show_lines("A retraining's jobs, if each takes all the time that it may", costs.retraining_at_most(settings))
     translation = settings.translation
     console.print(
         f"and its translation, ${translation.max_translation_usd:g} at most, at ${translation.usd_per_million_characters:g} a "
@@ -51,7 +51,8 @@ def _kinds(templates: synthesis.Templates) -> set[str]:
     return {resource["Type"] for template in templates.values() for resource in template["Resources"].values()}
 
 
-def _show(title: str, lines: Sequence[Line], *, total: bool = True) -> None:
+def show_lines(title: str, lines: Sequence[Line], *, total: bool = True) -> None:
+    """Print a bill, each line with its price's source and date, or that it has none."""
     console.print(f"[bold]{title}[/]")
     for line in lines:
         price = line.price

@@ -64,6 +64,44 @@ def paths(title: str, points: Mapping[str, Sequence[tuple[float, float]]], *, x_
     return _svg(chart, f"paths {title}")
 
 
+def courses(
+    title: str,
+    left: Mapping[str, Sequence[float]],
+    right: Mapping[str, Sequence[float]],
+    *,
+    x_title: str,
+) -> str:
+    """Return one line a row, a value a step, from 0 up: on the left axis or on the right one.
+
+    Args:
+        title: what is plotted.
+        left, right: by row, values of steps 0, 1, …; none may be empty.
+        x_title: what the steps are.
+    """
+    import pygal
+
+    def axis(rows: Mapping[str, Sequence[float]]) -> tuple[float, float]:
+        return 0, 1.1 * max(max(row) for row in rows.values())
+
+    steps = max(len(row) for row in (*left.values(), *right.values()))
+    chart = pygal.XY(
+        **_options(title, height=400),
+        range=axis(left),
+        secondary_range=axis(right),
+        xrange=(0, steps - 1),
+        x_title=x_title,
+        value_formatter=lambda value: f"{value:.3g}",
+        legend_at_bottom=True,
+        legend_at_bottom_columns=2,
+        truncate_legend=-1,
+        show_dots=False,
+    )
+    for rows, secondary in ((left, False), (right, True)):
+        for name, row in rows.items():
+            chart.add(name, [(step, round(float(value), 4)) for step, value in enumerate(row)], secondary=secondary)
+    return _svg(chart, f"courses {title}")
+
+
 def places(title: str, points: Mapping[str, tuple[float, Mapping[str, float]]], *, x_title: str) -> str:
     """Return one point a row, of a value from 0 to 1 with its interval, by a quantity above 0 whose axis is logarithmic.
 

@@ -141,7 +141,7 @@ def _lines(resource: dict[str, Any], prices: Prices) -> Iterator[Line]:
                 yield line("hours of interface endpoints", hours, "interface_endpoint_hour")
         case "AWS::SageMaker::EndpointConfig":
             for variant in properties["ProductionVariants"]:
-                yield _instances(variant["InstanceType"], HOURS_A_MONTH * int(variant["InitialInstanceCount"]), prices)
+                yield instances(variant["InstanceType"], HOURS_A_MONTH * int(variant["InitialInstanceCount"]), prices)
         case _ if kind not in BY_USE and not any(map(partial(_is_of, kind), FREE)):
             raise ValueError(f"{kind} is neither priced nor named as free: see ko_reranker.operations.costs")
 
@@ -150,7 +150,8 @@ def _is_of(kind: str, family: str) -> bool:
     return kind == family or (family.endswith("::") and kind.startswith(family))
 
 
-def _instances(kind: str, hours: float, prices: Prices) -> Line:
+def instances(kind: str, hours: float, prices: Prices) -> Line:
+    """Return what hours of an instance type of SageMaker's cost, one after another or side by side."""
     from ko_reranker.settings import Price
 
     return Line(f"hours of {kind}", hours, f"prices.instance_hour.{kind}", prices.instance_hour.get(kind, Price()))
@@ -184,7 +185,7 @@ def elsewhere(prices: Prices, documents: int) -> list[Line]:
 def retraining_at_most(settings: Settings) -> list[Line]:
     """Return what a retraining's jobs cost if each takes all the time that it may; translation has a limit in dollars."""
     training, evaluation = settings.training, settings.evaluation
-    lines = [_instances(training.instance_type, training.max_hours * training.instance_count, settings.prices)]
+    lines = [instances(training.instance_type, training.max_hours * training.instance_count, settings.prices)]
     # Mining is a job of its own on the evaluation's instance.
     jobs = 1 + training.mine_negatives
-    return [*lines, _instances(evaluation.instance_type, jobs * evaluation.max_hours, settings.prices)]
+    return [*lines, instances(evaluation.instance_type, jobs * evaluation.max_hours, settings.prices)]
