@@ -297,7 +297,12 @@ def test_the_folder_says_how_it_ranks_and_an_option_says_otherwise(folder, load,
 
 @pytest.mark.parametrize(
     ("prompt", "message"),
-    [("setwise", "there is no prompt 'setwise'"), ("nowhere.yaml", "cannot be read"), ("/nowhere", "ends in .yaml")],
+    [
+        ("setwise", "there is no prompt 'setwise'"),
+        ("nowhere.yaml", "cannot be read"),
+        ("\0.yaml", "null"),
+        ("/nowhere", "ends in .yaml"),
+    ],
 )
 def test_a_prompt_that_there_is_not_is_refused(load, prompt, message):
     with pytest.raises(RankerError, match=message):

@@ -153,6 +153,13 @@ def test_a_projection_that_is_missing_is_refused_by_name(tmp_path, make, named):
         ("tokenizer_config.json", {"truncation_side": "left"}, "truncation_side in its tokenizer_config.json"),
         ("sentence_bert_config.json", {"do_lower_case": True}, "lower case"),
         ("config_sentence_transformers.json", {"query_length": "long"}, "query_length = 'long'"),
+        ("config_sentence_transformers.json", {"query_length": 0}, "query_length = 0"),
+        ("config_sentence_transformers.json", {"query_prefix": ["[Q] "]}, "query_prefix = "),
+        ("config_sentence_transformers.json", {"prompts": {"query": 3}}, "prompts.query = 3"),
+        ("config_sentence_transformers.json", {"skiplist_words": ".,"}, "skiplist_words = '.,'"),
+        ("config_sentence_transformers.json", {"do_query_expansion": "no"}, "do_query_expansion = 'no'"),
+        ("config_sentence_transformers.json", {"query_expansion": "fixed"}, "query_expansion = 'fixed'"),
+        ("sentence_bert_config.json", {"max_seq_length": "512"}, "max_seq_length = '512'"),
         ("config.json", {"hidden_size": 48}, r"tell of \(16, 48\)"),
     ],
 )
@@ -169,6 +176,8 @@ def test_a_layout_that_is_not_understood_is_refused(tmp_path, file, changes, sen
         ({"late_interaction": {"dim": DIM, "reduce": "max"}}, "reduce = 'max'"),
         ({"late_interaction": {"dim": DIM + 1}}, r"tell of \(17, 32\)"),
         ({"calibration": {"scale": -1.0}}, "scale = -1.0"),
+        ({"calibration": {"scale": 1e30}}, "scale = 1e"),
+        ({"calibration": []}, "calibration in its reranker.json with it = "),
         ({"family": "cross_encoder"}, "of the family cross_encoder"),
     ],
 )
@@ -267,3 +276,24 @@ def test_a_length_that_would_not_be_read_again_is_not_written(tmp_path):
     transformer("bert", tmp_path)
     with pytest.raises(ValueError, match="document_length is 3"):
         write_layout(tmp_path, LateInteractionSettings(dim=DIM, document_length=3), Projection(torch.randn(DIM, HIDDEN)))
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"query_maxlen": 0}, "query_maxlen = 0"),
+        ({"query_token_id": 5}, "query_token_id = 5"),
+        ({"mask_punctuation": "no"}, "mask_punctuation = 'no'"),
+    ],
+)
+def test_metadata_of_another_type_are_refused(tmp_path, changes, sentence):
+    with pytest.raises(RankerError, match=sentence):
+        read_layout(stanford(tmp_path, **changes))
+
+
+@pytest.mark.parametrize("weight", [float("nan"), float("inf"), 1e38])
+def test_a_projection_that_makes_no_numbers_is_refused(tmp_path, weight):
+    folder = pylate(tmp_path)
+    save_file({"linear.weight": torch.full((DIM, HIDDEN), weight)}, folder / "1_Dense" / "model.safetensors")
+    with pytest.raises(RankerError, match="not numbers"):
+        read_layout(folder)

@@ -251,6 +251,23 @@ def test_settings_that_do_not_do_are_refused_by_name(plain, generative, message)
     assert message in str(refused.value) and str(plain) in str(refused.value)
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"generative": []}, "has generative in its reranker.json with Input should be an object"),
+        ({"calibration": ""}, "has calibration in its reranker.json with Input should be an object"),
+        ({"calibration": {"scale": 1e30}}, "scale = 1e+30: Input should be less than or equal to 1000000"),
+        ({"calibration": {"offset": -1e30}}, "offset = -1e+30: Input should be greater than or equal to -1000000"),
+    ],
+)
+def test_what_is_no_object_or_no_logit_is_not_passed_over(plain, changes, message):
+    said = {"family": "generative", "generative": {"prompt": "qwen3-reranker"}} | changes
+    (plain / "reranker.json").write_text(json.dumps(said))
+    with pytest.raises(RankerError) as refused:
+        load_ranker(plain, CPU)
+    assert message in str(refused.value)
+
+
 def test_a_broken_prompt_file_is_told_with_the_line_that_is_wrong(plain):
     settings(plain)
     (plain / "prompt.yaml").write_text("pieces: [{text: '{query}'}]\npositive: 'yes'")

@@ -67,8 +67,8 @@ class LogitCalibration:
         queries: that they were fitted on.
     """
 
-    scale: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
-    offset: Annotated[float, Field(allow_inf_nan=False)] = 0.0
+    scale: Annotated[float, Field(gt=0, le=1e6)] = 1.0  # logits are float32
+    offset: Annotated[float, Field(ge=-1e6, le=1e6)] = 0.0
     queries: Annotated[int, Field(ge=0)] = 0
 
 
@@ -194,10 +194,10 @@ def named_prompt(name: str) -> AnyPrompt:
         if path.suffix in (".yaml", ".yml"):
             return parse_prompt(path.read_text(encoding="utf-8"), name)
         return shipped_prompt(name)
-    except (OSError, UnicodeDecodeError) as error:
-        raise RankerError(f"The prompt {name} cannot be read: {error}.") from None
     except PromptError as error:
         raise RankerError(f"The prompt {name} cannot be used: {error}. A file of yours ends in .yaml.") from None
+    except (OSError, ValueError) as error:  # no text in UTF-8, or no name of a file
+        raise RankerError(f"The prompt {name!r} cannot be read: {error}.") from None
 
 
 def written_out(folder: Path, name: str) -> dict[str, str]:
@@ -309,7 +309,8 @@ def _known(folder: Path, name: str, config: Mapping[str, Any]) -> _Known | None:
 
 def _parsed(source: ModelFolder, kind: Any, recorded: Mapping[str, Any], key: str) -> Any:
     try:
-        return TypeAdapter(kind).validate_json(json.dumps(recorded.get(key) or {}))
+        said = recorded.get(key)
+        return TypeAdapter(kind).validate_json(json.dumps({} if said is None else said))
     except ValidationError as error:
         problem = error.errors()[0]
         if problem["type"] in ("unexpected_keyword_argument", "extra_forbidden"):

@@ -41,7 +41,43 @@ _TOKENIZER_FILE = "tokenizer_config.json"
 _SENTENCE_TRANSFORMERS, _TRANSFORMER = "config_sentence_transformers.json", "sentence_bert_config.json"
 _PUNCTUATION = tuple(string.punctuation)
 _STRICT = ConfigDict(extra="forbid", strict=True)
+_OTHERS = ConfigDict(extra="ignore", strict=True)  # of other libraries' files, which say more than is read
 Count = Annotated[int, Field(ge=1)]
+# A weight beyond this is none that was trained, and makes infinities of states.
+_LARGEST_WEIGHT = 1e15
+
+
+@validated(frozen=True, slots=True, config=_OTHERS)
+class _StanfordRules:
+    """What is read of artifact.metadata, so that a value of another type is told and not taken for something else."""
+
+    query_maxlen: Count | None = None
+    doc_maxlen: Count | None = None
+    query_token_id: str | None = None
+    doc_token_id: str | None = None
+    mask_punctuation: bool | None = None
+    attend_to_mask_tokens: bool | None = None
+
+
+@validated(frozen=True, slots=True, config=_OTHERS)
+class _ModuleRules:
+    """What is read of the settings of sentence-transformers and PyLate, likewise."""
+
+    model_type: str | None = None
+    query_length: Count | None = None
+    document_length: Count | None = None
+    max_seq_length: Count | None = None
+    query_prefix: str | None = None
+    document_prefix: str | None = None
+    prompts: dict[str, str | None] | None = None
+    skiplist_words: list[str] | None = None
+    similarity_fn_name: str | None = None
+    do_lower_case: bool | None = None
+    do_query_expansion: bool | None = None
+    attend_to_expansion_tokens: bool | None = None
+    attend_to_mask_tokens: bool | None = None
+    query_expansion: dict[str, Any] | None = None
+    processing_kwargs: dict[str, Any] | None = None
 
 
 @validated(frozen=True, slots=True, config=_STRICT)
@@ -100,8 +136,8 @@ class Calibration:
         queries: that they were fitted on; 0 for the default, which is fitted on none.
     """
 
-    scale: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 20.0
-    offset: Annotated[float, Field(allow_inf_nan=False)] = -10.0
+    scale: Annotated[float, Field(gt=0, le=1e6)] = 20.0  # logits are float32
+    offset: Annotated[float, Field(ge=-1e6, le=1e6)] = -10.0
     queries: Annotated[int, Field(ge=0)] = 0
 
 
@@ -178,7 +214,9 @@ def read_layout(folder: Path, name: str | None = None, *, trust_remote_code: boo
             HeadlessError,
         )
     _check(source, settings, projection)
-    calibration = _parsed(source, Calibration, recorded.get("calibration") or {}, f"calibration in its {SETTINGS_FILE}")
+    calibrated = recorded.get("calibration")
+    told = {} if calibrated is None else calibrated
+    calibration = _parsed(source, Calibration, told, f"calibration in its {SETTINGS_FILE}")
     return Layout(source, settings, projection, calibration, names_query_length)
 
 
@@ -281,6 +319,7 @@ def _read_stanford(source: ModelFolder) -> tuple[LateInteractionSettings, Projec
     if weight is None:
         raise _without_projection(source, "linear.weight among its weights")
     told = _read_json(source, source.path / _STANFORD_FILE)
+    _parsed(source, _StanfordRules, told, f"an {_STANFORD_FILE}")
     settings = {
         "dim": weight.shape[0],
         "query_length": told.get("query_maxlen") or _STANFORD_QUERY_LENGTH,
@@ -320,6 +359,8 @@ def _read_modules(source: ModelFolder) -> tuple[LateInteractionSettings, Project
     modules = _modules(source)
     told = _read_json(source, source.path / _SENTENCE_TRANSFORMERS)
     own = _read_json(source, source.path / _TRANSFORMER)
+    for values, file in ((told, _SENTENCE_TRANSFORMERS), (own, _TRANSFORMER)):
+        _parsed(source, _ModuleRules, values, f"a {file}")
     if own.get("do_lower_case"):
         raise source.refused(
             "puts every text into lower case (do_lower_case in sentence_bert_config.json), which is not supported."
@@ -510,5 +551,6 @@ def _check(source: ModelFolder, settings: LateInteractionSettings, projection: P
         )
     if projection.bias is not None and projection.bias.shape != (settings.dim,):
         raise source.refused(f"has a projection's bias of shape {tuple(projection.bias.shape)}, not ({settings.dim},).")
-    if not torch.isfinite(weight).all() or not (projection.bias is None or torch.isfinite(projection.bias).all()):
-        raise source.refused("has a projection that is not numbers (NaN or infinity): take an earlier checkpoint.")
+    for numbers in (weight, projection.bias):
+        if numbers is not None and not (numbers.abs() <= _LARGEST_WEIGHT).all():  # NaN is not, either
+            raise source.refused("has a projection that is not numbers (NaN, infinity or near it): take an earlier checkpoint.")
