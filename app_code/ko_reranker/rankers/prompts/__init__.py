@@ -151,7 +151,7 @@ class _Loader(yaml.SafeLoader):
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
-            event = self.peek_event()
+            event = self.peek_event()  # type: ignore[no-untyped-call]  # as the stubs have it
             raise ValueError(f"the alias *{event.anchor} in line {event.start_mark.line + 1}: write out what it stands for")
         node: yaml.Node | None = super().compose_node(parent, index)
         return node
