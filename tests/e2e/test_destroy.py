@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,8 +13,12 @@ from stub_stage import StubStage
 
 from ko_reranker.operations import destroying, executions
 from ko_reranker.operations.errors import OperationError
+from ko_reranker.operations.stage import STACKS
 
 pytestmark = pytest.mark.slow
+# There is no such model.
+VARIANT = {"VariantName": "main", "ModelName": "nobody", "InstanceType": "ml.g5.xlarge", "InitialInstanceCount": 1}
+BROKEN = {"Type": "AWS::SageMaker::EndpointConfig", "Properties": {"ProductionVariants": [VARIANT]}}
 
 
 @pytest.fixture
@@ -40,10 +46,50 @@ def assert_nothing_is_left(stub: StubStage, *but: str) -> None:
     assert not [b for b in stub.cloud.client("s3").list_buckets()["Buckets"] if stub.stage.prefix in b["Name"]]
 
 
-def test_cdk_destroy_takes_a_used_stage_away(used: StubStage) -> None:
-    used.cdk("destroy", "--all", "--force", "--app", str(used.assembly))
+def stack_states(stub: StubStage) -> dict[str, str]:
+    """The state of each stack of the stage, by its name."""
+    found = stub.cloud.client("cloudformation").describe_stacks()["Stacks"]
+    own = {stack["StackName"].removeprefix(f"{stub.stage.prefix}-"): stack["StackStatus"] for stack in found}
+    return {name: own[name] for name in STACKS}
+
+
+def test_a_used_stage_is_updated_goes_back_is_destroyed_and_comes_back(used: StubStage, tmp_path: Path) -> None:
+    live = used.stage.live_model()
+    # An update, by the CDK itself.
+    later = tmp_path / "later"
+    used.cdk("synth", "--quiet", "--context", "stage=local", "--context", "api.memory_mb=512", "--output", str(later))
+    used.cdk("deploy", "--all", "--app", str(later))
+    assert set(stack_states(used).values()) <= {"CREATE_COMPLETE", "UPDATE_COMPLETE"}
+    assert rerank_memory(used) == 512 and not used.ask() and used.stage.live_model() == live
+
+    # One that fails once all else is done goes back, in each stack, and what answers is what answered before.
+    for stack in ("data", "serving", "api"):
+        template = json.loads((later / f"{used.stage.prefix}-{stack}.template.json").read_text())
+        others = list(template["Resources"])
+        for item in template["Resources"].values():
+            if item["Type"] == "AWS::Lambda::Function":
+                item["Properties"]["MemorySize"] = 256
+        template["Resources"]["Broken"] = {**BROKEN, "DependsOn": others}
+        assert used.update(stack, template)
+        assert stack_states(used)[stack] == "UPDATE_ROLLBACK_COMPLETE"
+    assert rerank_memory(used) == 512 and not used.ask() and used.stage.live_model() == live
+
+    used.cdk("destroy", "--all", "--force", "--app", str(later))
     # SageMaker made it, so that no stack has it.
     assert_nothing_is_left(used, f"log group /aws/sagemaker/Endpoints/{used.stage.prefix}")
+
+    shutil.rmtree(used.assembly)
+    used.deploy()
+    assert set(stack_states(used).values()) == {"CREATE_COMPLETE"}
+    assert rerank_memory(used) == 1024 and not used.ask()
+    assert used.retrain().succeeded
+
+
+def rerank_memory(stub: StubStage) -> int:
+    """Megabytes of the rerank function."""
+    functions = stub.cloud.client("lambda").list_functions()["Functions"]
+    (memory,) = [item["MemorySize"] for item in functions if f"{stub.stage.prefix}-api-Rerank" in item["FunctionName"]]
+    return memory
 
 
 def test_the_command_takes_a_used_stage_away_while_it_works(used: StubStage) -> None:

@@ -12,8 +12,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
-from ko_reranker.capacity.curves import CurveError, ServiceCurve, choose, read_curves
-from ko_reranker.capacity.planning import MOST_RATE, MOST_UTILISATION, Load, Plan, TooSlow, plan
 from ko_reranker.commands.console import console
 from ko_reranker.commands.cost import show_lines
 from ko_reranker.commands.pipeline import StageOption
@@ -23,6 +21,7 @@ from ko_reranker.operations.errors import OperationError
 from ko_reranker.operations.project import Project
 
 if TYPE_CHECKING:
+    from ko_reranker.capacity import Load, Plan, ServiceCurve
     from ko_reranker.settings import Settings
 
 # Where `make bench-service` writes, and where the picture goes, in the project's folder.
@@ -37,7 +36,7 @@ _BATCH_TOKENS = {"cpu": 1_024, "gpu": 16_384}
 
 def capacity(
     requests_per_second: Annotated[
-        float, typer.Option("--requests-per-second", min=0.01, max=MOST_RATE, help="At the busiest, all callers together.")
+        float, typer.Option("--requests-per-second", min=0.01, max=10_000, help="At the busiest, all callers together.")
     ],
     documents: Annotated[int, typer.Option(min=1, help="Documents of a request.")] = 50,
     tokens: Annotated[int, typer.Option(min=1, help="Tokens of the query and one document together.")] = 200,
@@ -74,6 +73,8 @@ def capacity(
     The queue and the autoscaler are simulated with service times that were measured on hardware that the file names. Where
     yours was not measured it says so, and reckons with what was.
     """
+    from ko_reranker.capacity import CurveError, Load, TooSlow, choose, plan, read_curves
+
     project = Project.find()
     settings = project.settings(stage)
     kind = _checked(instance_type or settings.serving.instance_type)
@@ -160,6 +161,8 @@ def _show_measurement(curve: ServiceCurve, kind: str, load: Load, found: Plan) -
 
 
 def _show_plan(load: Load, found: Plan, settings: Settings, *, unit: str) -> None:
+    from ko_reranker.capacity.planning import MOST_UTILISATION
+
     serving = settings.serving
     console.print(f"[bold]{load.rate:g} requests a second, 95 % of them within {load.p95_seconds:g} s[/]")
     for what, value in (

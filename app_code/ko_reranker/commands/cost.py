@@ -35,7 +35,9 @@ def cost(
     by_use = sorted({f"{kind.removeprefix('AWS::')} ({costs.BY_USE[kind]})" for kind in _kinds(templates) & set(costs.BY_USE)})
     console.print(f"and by use: {', '.join(by_use)}\n")
     if seconds is None:
-        console.print("A million calls: not measured. Give --seconds, as your dashboard's latency says.\n")
+        console.print(
+            "A million calls: not measured. Give --seconds, as your dashboard's latency says, or ask `ko-reranker capacity`.\n"
+        )
     else:
         show_lines(f"A million calls of {seconds:g} s, beside the endpoint's instances", costs.million_calls(settings, seconds))
     show_lines(f"The same of {documents} documents elsewhere", costs.elsewhere(settings.prices, documents), total=False)
