@@ -116,6 +116,52 @@ class Columns:
         return self.document is not None
 
 
+class _Roles:
+    """What the columns of a file hold, by their names; what the caller named goes first.
+
+    Args:
+        names: of the file's columns.
+        given: those that the caller named.
+        where: the file's name, for errors.
+    """
+
+    def __init__(self, names: Sequence[str], given: Names, where: str) -> None:
+        self._names, self._given, self._where = names, given, where
+        self._by_role: dict[str, list[str]] = {}
+        chosen = {_named(names, name, where) for name in given.all()}
+        for name in names:
+            role = role_of(name)
+            if role and name not in chosen:
+                self._by_role.setdefault(role, []).append(name)
+
+    def found(self, role: str) -> list[str]:
+        """Return the columns whose names say that they have a role, and which the caller did not give another one."""
+        return self._by_role.get(role, [])
+
+    def one(self, role: str, *, needed: bool = False) -> str | None:
+        """Return the column of a role, None where there is none.
+
+        Raises:
+            TableError: there are several, or it is needed.
+        """
+        if option := getattr(self._given, role):
+            return _named(self._names, option, self._where)
+        found = self.found(role)
+        if len(found) > 1:
+            raise self.error(f": {' and '.join(found)} may both be the {role}; name one with --{role}")
+        if needed and not found:
+            raise self.error(f", and none is known as the {role}: name it with --{role}")
+        return found[0] if found else None
+
+    def several(self, role: str, given: Sequence[str]) -> tuple[str, ...]:
+        """Return the columns of a role that may have any number."""
+        return tuple(_named(self._names, name, self._where) for name in given) if given else tuple(self.found(role))
+
+    def error(self, what: str) -> TableError:
+        """Make an error that lists the columns, and goes on with what is wrong with them."""
+        return TableError(f"{self._where} has the columns {', '.join(map(str, self._names))}{what}")
+
+
 def find_columns(names: Sequence[str], given: Names, where: str, kind: str = "auto") -> Columns:
     """Return the columns of a file.
 
@@ -128,74 +174,47 @@ def find_columns(names: Sequence[str], given: Names, where: str, kind: str = "au
     Raises:
         TableError: a column is missing, or several could be meant: it says which option settles it.
     """
-    by_role: dict[str, list[str]] = {}
-    chosen = {_named(names, name, where) for name in given.all()}
-    for name in names:
-        role = role_of(name)
-        if role and name not in chosen:
-            by_role.setdefault(role, []).append(name)
-    listed = f"{where} has the columns {', '.join(map(str, names))}"
-
-    def one(role: str, *, needed: bool = False) -> str | None:
-        if option := getattr(given, role):
-            return _named(names, option, where)
-        found = by_role.get(role, [])
-        if len(found) > 1:
-            raise TableError(f"{listed}: {' and '.join(found)} may both be the {role}; name one with --{role}")
-        if needed and not found:
-            raise TableError(f"{listed}, and none is known as the {role}: name it with --{role}")
-        return found[0] if found else None
-
-    query = one("query", needed=True)
-    positives = _several(names, given.positives, by_role.get("positive", []), where)
-    negatives = _several(names, given.negatives, by_role.get("negative", []), where)
+    roles = _Roles(names, given, where)
+    query = roles.one("query", needed=True)
+    positives, negatives = roles.several("positive", given.positives), roles.several("negative", given.negatives)
     judged = kind in ("pointwise", "lists") or (kind == "auto" and not positives)
-    if kind == "auto" and positives and not given.positives and (one("document") and (given.label or by_role.get("label"))):
-        raise TableError(
-            f"{listed}, a labelled document and positives: say what to read with --format pointwise or --format triplets"
-        )
+    if kind == "auto" and positives and not given.positives and roles.one("document") and (given.label or roles.found("label")):
+        raise roles.error(", a labelled document and positives: say what to read with --format pointwise or --format triplets")
     document = label = score = None
     if judged:
-        label, score = one("label"), one("score")
-        if label is None and score is not None:
+        label, score = roles.one("label"), roles.one("score")
+        if label is None:
             label, score = score, None
-        document = one("document")
-        answers = by_role.get("answer", [])
+        document = roles.one("document")
+        answers = roles.found("answer")
         if document is None and len(answers) == 1:
             if label is None and kind == "auto":
                 positives, judged = tuple(answers), False
             else:
                 document = answers[0]
         if judged and document is None:
-            raise TableError(
-                f"{listed}: none is known as a positive or as a document; name --positive (and --negative), or --document and "
-                "--label"
+            raise roles.error(
+                ": none is known as a positive or as a document; name --positive (and --negative), or --document and --label"
             )
-        label = label if judged else None
     elif not positives:
-        raise TableError(f"{listed}, and none is known as a positive: name it with --positive")
-    used = {query, document, label, score, *positives, *(() if judged else negatives)}
-    rest: dict[str, str | None] = {
-        role: next((name for name in by_role.get(role, []) if name not in used), None)
-        for role in ("positive_scores", "negative_scores", "query_id", "document_id")
-    }
-    rest |= {"positive_scores": None, "negative_scores": None} if judged else {"document_id": None}
-    used |= {one("id"), *rest.values()}
+        raise roles.error(", and none is known as a positive: name it with --positive")
+    if judged:
+        positives = negatives = ()
+    used = {query, document, label, score, *positives, *negatives}
+    read = ("query_id", "document_id") if judged else ("query_id", "positive_scores", "negative_scores")
+    rest = {role: next((name for name in roles.found(role) if name not in used), None) for role in read}
+    used |= {roles.one("id"), *rest.values()}
     return Columns(
         query=query or "",
-        positives=() if judged else positives,
-        negatives=() if judged else negatives,
+        positives=positives,
+        negatives=negatives,
         document=document,
         label=label,
         score=score,
-        id=one("id"),
+        id=roles.one("id"),
         others=tuple(name for name in names if name not in used and str(name).strip()),
         **rest,
     )
-
-
-def _several(names: Sequence[str], given: Sequence[str], found: Sequence[str], where: str) -> tuple[str, ...]:
-    return tuple(_named(names, name, where) for name in given) if given else tuple(found)
 
 
 def _named(names: Sequence[str], wanted: str, where: str) -> str:
