@@ -28,7 +28,7 @@ class Deployment(Construct):
     """Lock, roll the endpoint over, test it, record what is live, notify.
 
     Input: ``{"model_package": ARN}``, from the approval event or from a person, or ``{"model_package": "live"}`` to have the
-    endpoint looked at, and the recorded model put back where it runs another. Where serving is switched off the model is
+    endpoint checked, and the recorded model put back where it runs another. Where serving is switched off the model is
     recorded as the one that the next deploy of the stack starts the endpoint with.
 
     Args:
@@ -112,16 +112,16 @@ class Deployment(Construct):
         return sfn.Chain.start(check)
 
     def _which(self, describe: sfn.CustomState) -> sfn.Choice:
-        """The package that is asked for by name, or the recorded one, where the endpoint is only to be looked at."""
-        by_name = sfn.Pass(self, "By its name", result=sfn.Result.from_string("release"), result_path="$.asked")
-        look = sfn.Pass(self, "Only a look", result=sfn.Result.from_string("check"), result_path="$.asked")
-        recorded = sfn.Pass(self, "Use the recorded one", input_path="$.live.parts[0]", result_path="$.model_package")
+        """The package that is asked for by name, or the recorded one, where the endpoint is only to be checked."""
+        by_name = sfn.Pass(self, "Use the named package", result=sfn.Result.from_string("release"), result_path="$.asked")
+        only_check = sfn.Pass(self, "Only check the endpoint", result=sfn.Result.from_string("check"), result_path="$.asked")
+        recorded = sfn.Pass(self, "Use the recorded package", input_path="$.live.parts[0]", result_path="$.model_package")
         nothing = self._lock.give_back("Unlock, none is recorded").next(sfn.Succeed(self, "None is recorded"))
         which = sfn.Choice(self, "Which model is asked for?")
         by_record = sfn.Condition.string_equals("$.model_package", "live")
         which.when(sfn.Condition.and_(by_record, sfn.Condition.string_equals("$.live.parts[0]", "none")), nothing)
-        which.when(by_record, look).otherwise(by_name)
-        look.next(recorded).next(describe)
+        which.when(by_record, only_check).otherwise(by_name)
+        only_check.next(recorded).next(describe)
         by_name.next(describe)
         return which
 

@@ -125,27 +125,27 @@ class Registration(Construct):
         release = self._settings.release
         start = sfn.Pass(self, "Start waiting", parameters={"polls": 0}, result_path="$.wait")
         wait = sfn.Wait(self, "Wait for the release", time=sfn.WaitTime.duration(cdk.Duration.seconds(release.poll_seconds)))
-        look = call(
+        read = call(
             self,
-            "Look at the release",
+            "Read the release record",
             "dynamodb:getItem",
             {"TableName": self._releases.name, "Key": {"id": {"S.$": "$.package.arn"}}, "ConsistentRead": True},
             comment="The deploy state machine writes here how it went",
             result_path="$.release",
             failure=self._failure,
         )
-        return start.next(wait).next(look).next(self._is_it_released(wait))
+        return start.next(wait).next(read).next(self._is_it_released(wait))
 
     def _is_it_released(self, wait: sfn.Wait) -> sfn.Choice:
         release = self._settings.release
         polls = max(1, release.max_wait_minutes * 60 // release.poll_seconds)
         status = "$.release.Item.status.S"
         count = sfn.Pass(
-            self, "Count the look", parameters={"polls.$": "States.MathAdd($.wait.polls, 1)"}, result_path="$.wait"
+            self, "Count the poll", parameters={"polls.$": "States.MathAdd($.wait.polls, 1)"}, result_path="$.wait"
         )
         count.next(wait)
         tell = self._publish(
-            "Tell of the release",
+            "Notify: released",
             "a model was released",
             "States.Format('{} {} Report: {}', $.package.arn, $.gate.message, $.gate.link)",
             comment="By what figures it came through, and where they stand",

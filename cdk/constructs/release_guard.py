@@ -14,7 +14,7 @@ from cdk.constructs.release_lock import LOCK_ID, release_executions
 from cdk.constructs.stores import RecordTable
 from ko_reranker.settings import Settings
 
-# Between two looks at the lock, at most: all of them fit into the function's time.
+# Between two readings of the lock, at most: all of them fit into the function's time.
 _LONGEST_POLL_SECONDS = 15
 
 

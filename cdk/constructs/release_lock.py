@@ -49,7 +49,7 @@ class ReleaseLock(Construct):
         wait = sfn.Wait(
             self, "Wait for the other release", time=sfn.WaitTime.duration(cdk.Duration.seconds(self._poll_seconds))
         )
-        take.add_catch(self._look_at_holder(refused, wait), errors=_CONFLICT, result_path="$.error")
+        take.add_catch(self._check_holder(refused, wait), errors=_CONFLICT, result_path="$.error")
         take.add_catch(refused.start, result_path="$.error")
         wait.next(take)
         return take
@@ -59,7 +59,7 @@ class ReleaseLock(Construct):
         state = self._delete(name, "$$.Execution.Id", "The next release may start", retry_on=["States.TaskFailed"])
         return sfn.Chain.start(state)
 
-    def _look_at_holder(self, refused: FailureTail, wait: sfn.Wait) -> sfn.CustomState:
+    def _check_holder(self, refused: FailureTail, wait: sfn.Wait) -> sfn.CustomState:
         holder = call(
             self,
             "Who holds the lock?",
@@ -71,7 +71,7 @@ class ReleaseLock(Construct):
         )
         execution = call(
             self,
-            "Look at the holder",
+            "Describe the holder's execution",
             "aws-sdk:sfn:describeExecution",
             {"ExecutionArn.$": "$.lock.Item.execution.S"},
             comment="Only a running execution keeps its lock",

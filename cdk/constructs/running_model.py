@@ -65,9 +65,9 @@ class RunningModel(Construct):
             max_attempts=3,
         )
         checking = sfn.Condition.string_equals("$.asked", "check")
-        unknown = sfn.Choice(self, "Is it only looked at?")
-        cause = "States.Format('It can not be told which model the endpoint {} runs: {}', $.before.EndpointName, $.error.Cause)"
-        untold = sfn.Pass(self, "It can't be told", parameters={"Cause.$": cause}, result_path="$.error")
+        unknown = sfn.Choice(self, "Is it only checked?")
+        cause = "States.Format('The model of the endpoint {} cannot be found out: {}', $.before.EndpointName, $.error.Cause)"
+        untold = sfn.Pass(self, "Its model is unknown", parameters={"Cause.$": cause}, result_path="$.error")
         unknown.when(checking, untold.next(failed.start)).otherwise(other)
         for state in (config, model):
             state.add_catch(unknown, result_path="$.error")
@@ -88,7 +88,7 @@ class RunningModel(Construct):
     def _tell(self, failed: FailureTail, other: sfn.IChainable) -> sfn.CustomState:
         note = call(
             self,
-            "Note what it runs",
+            "Record what it runs",
             "dynamodb:putItem",
             {
                 "TableName": self._table,
@@ -106,7 +106,7 @@ class RunningModel(Construct):
         note.add_catch(failed.start, result_path="$.error")
         tell = call(
             self,
-            "Tell of the other model",
+            "Notify: another model runs",
             "sns:publish",
             {
                 "TopicArn": self._topic_arn,

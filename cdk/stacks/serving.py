@@ -108,7 +108,7 @@ class ServingStack(cdk.Stack):
         undelivered = Undelivered(self, "Undelivered")
         self._start_on_approval(settings, deployment, undelivered)
         if settings.serving.enabled:
-            self._look_after_every_change(settings, deployment, undelivered)
+            self._check_after_every_change(settings, deployment, undelivered)
         age = model_age(self, settings, data.live_model, undelivered.queue)
         self.observed = observed_serving(self, settings, age, undelivered)
         notify_about_failures(self, data.topic, deployment.machine.state_machine_arn, undelivered.queue)
@@ -264,8 +264,8 @@ class ServingStack(cdk.Stack):
         named = events.RuleTargetInput.from_object({"model_package": package})
         rule.add_target(targets.SfnStateMachine(deployment.machine, input=named, dead_letter_queue=undelivered.queue))
 
-    def _look_after_every_change(self, settings: Settings, deployment: Deployment, undelivered: Undelivered) -> None:
-        """Whoever changed the endpoint, the deploy state machine looks whether it runs the recorded model now."""
+    def _check_after_every_change(self, settings: Settings, deployment: Deployment, undelivered: Undelivered) -> None:
+        """Whoever changed the endpoint, the deploy state machine checks whether it runs the recorded model now."""
         rule = events.Rule(
             self,
             "EndpointChanged",
@@ -278,8 +278,8 @@ class ServingStack(cdk.Stack):
                 detail={"EndpointName": [settings.prefix], "EndpointStatus": ["IN_SERVICE", "InService"]},
             ),
         )
-        look = events.RuleTargetInput.from_object({"model_package": "live"})
-        rule.add_target(targets.SfnStateMachine(deployment.machine, input=look, dead_letter_queue=undelivered.queue))
+        check = events.RuleTargetInput.from_object({"model_package": "live"})
+        rule.add_target(targets.SfnStateMachine(deployment.machine, input=check, dead_letter_queue=undelivered.queue))
 
 
 def _lower_camel(values: Mapping[str, Any]) -> dict[str, Any]:

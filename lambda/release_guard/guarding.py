@@ -7,8 +7,8 @@ from typing import Any
 
 from ko_reranker.custom_resource import stack_status
 
-# The state machine also looks at the endpoint after every change of it, which holds the lock for seconds.
-_LOOKS = 4
+# The state machine also checks the endpoint after every change of it, which holds the lock for seconds.
+_ATTEMPTS = 4
 
 
 class ReleaseUnderWay(Exception):
@@ -22,14 +22,14 @@ def let_pass(event: dict[str, Any], cloudformation: Any, held_by: Callable[[], s
 
     Args:
         held_by: tells which execution holds the lock, if any.
-        wait: called between two looks at the lock.
+        wait: called between two readings of the lock.
 
     Raises:
-        ReleaseUnderWay: when the lock is still held at the last look.
+        ReleaseUnderWay: when the lock is still held at the last reading.
     """
     if event["RequestType"] != "Delete" and "ROLLBACK" not in stack_status(cloudformation, event):
-        for look in range(_LOOKS):
-            if look:
+        for attempt in range(_ATTEMPTS):
+            if attempt:
                 wait()
             execution = held_by()
             if not execution:

@@ -97,7 +97,7 @@ class ModelEndpoint:
             ProtocolError: when there is no answer.
         """
         deadline = (time.monotonic() if since is None else since) + self._deadline_seconds
-        request, places = request.distinct()
+        request, distinct_of = request.distinct()
         parts = [
             request.part(indexes) if len(indexes) < len(request.documents) else request for indexes in self._split(request)
         ]
@@ -112,10 +112,10 @@ class ModelEndpoint:
                 raise _too_many(len(request.documents), facts.max_documents)
             parts, bodies = [request], [_body(request)]
 
-        def call(place: int) -> RerankResult:
-            answer = self._call(bodies[place], request_id, deadline, on_call)
+        def call(index: int) -> RerankResult:
+            answer = self._call(bodies[index], request_id, deadline, on_call)
             try:
-                return decode_answer(answer, parts[place])
+                return decode_answer(answer, parts[index])
             except UnreadableAnswer as error:
                 raise UpstreamError(_defect(), f"unreadable answer: {error}") from None
 
@@ -123,7 +123,7 @@ class ModelEndpoint:
         if len(parts) > 1 and not all(result.absolute for result in results):
             self._facts = None
             raise UpstreamError(busy("another model has just taken over", _RETRY_BUSY), "split for a model that ranks whole")
-        return RerankResult.joined(results).spread(places)
+        return RerankResult.joined(results).spread(distinct_of)
 
     def facts(self, request_id: str, *, on_call: Callable[[], None], deadline: float | None = None) -> ServiceFacts:
         """Return what is served, at most a minute old.
@@ -147,7 +147,7 @@ class ModelEndpoint:
         return self._facts[1]
 
     def _split(self, request: RerankRequest) -> Iterator[range]:
-        """Yield the places of the documents of each call."""
+        """Yield the indexes of the documents of each call."""
         start, size = 0, 0
         for index, document in enumerate(request.documents):
             # At most three bytes a character; exact sizes only matter near the limit, and are checked once written.
@@ -235,11 +235,11 @@ def _in_parallel(call: Callable[[int], RerankResult], count: int, at_a_time: int
     def work() -> None:
         while True:
             with lock:
-                place = None if failures else next(waiting, None)
-            if place is None:
+                index = None if failures else next(waiting, None)
+            if index is None:
                 return
             try:
-                results[place] = call(place)
+                results[index] = call(index)
             except BaseException as error:
                 failures.append(error)
                 return

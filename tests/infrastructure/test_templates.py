@@ -282,7 +282,7 @@ def test_a_package_says_what_it_comes_from_where_nothing_expires(prod: Templates
 
 def test_every_notice_about_a_candidate_has_its_figures_and_the_reports_link(prod: Templates) -> None:
     states = dict(machines(prod["pipeline"]))["retrain"]["States"]
-    for name in ("Ask for approval", "Tell of the release"):
+    for name in ("Ask for approval", "Notify: released"):
         message = states[name]["Parameters"]["Message.$"]
         assert "$.gate.message" in message and "$.gate.link" in message
     # A rejection stops the execution, and its cause is what the rule on stopped executions publishes.

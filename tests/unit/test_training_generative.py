@@ -290,10 +290,10 @@ def trained(tmp_path_factory, records) -> TrainingFolders:
 
 def test_a_run_gets_better_on_held_out_queries(trained, records) -> None:
     rows = [json.loads(line) for line in (trained.output_data / "metrics.jsonl").read_text().splitlines()]
-    looks = [row["dev_mrr"] for row in rows if "dev_mrr" in row]
-    assert looks[-1] > looks[0] + 0.05
+    mrrs = [row["dev_mrr"] for row in rows if "dev_mrr" in row]
+    assert mrrs[-1] > mrrs[0] + 0.05
     card = json.loads((trained.model / "run_card.json").read_text())
-    assert card["merged"]["dev_mrr"] == pytest.approx(looks[-1], abs=0.01)
+    assert card["merged"]["dev_mrr"] == pytest.approx(mrrs[-1], abs=0.01)
     assert card["recipe"]["tuning"] == "lora"
 
     # Served, what is relevant is above the rest, and the two lie around 0.

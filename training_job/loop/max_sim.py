@@ -26,19 +26,19 @@ class Passages:
         self.rows = rows if len(rows) else rows.new_zeros(1, rows.shape[1])
         lengths = torch.tensor(counts, device=rows.device)
         self.absent = lengths == 0
-        # The place of every passage's every vector, (passages, longest); the last one again, where others have more.
+        # The row of every passage's every vector, (passages, longest); the last one again, where others have more.
         within = torch.arange(max(counts), device=rows.device).minimum((lengths - 1).clamp_min(0)[:, None])
-        self._places = ((lengths.cumsum(0) - lengths)[:, None] + within).clamp_max(len(self.rows) - 1)
+        self._indexes = ((lengths.cumsum(0) - lengths)[:, None] + within).clamp_max(len(self.rows) - 1)
 
     def nearest(self, query: torch.Tensor) -> torch.Tensor:
         """Return which row of each passage is nearest to each of a query's vectors: int64, (query's vectors, passages)."""
-        if not self._places.shape[1]:  # no passage has a vector
-            return self._places.new_zeros(len(query), len(self.absent))
+        if not self._indexes.shape[1]:  # no passage has a vector
+            return self._indexes.new_zeros(len(query), len(self.absent))
         # In fp32 whatever the model computes in: in bf16 many would tie, and differ by steps of 0.004.
         with torch.no_grad(), torch.autocast(query.device.type, enabled=False):
             cosines = query @ self.rows.T
-            best = cosines[:, self._places].argmax(2)
-        return self._places[torch.arange(len(self._places), device=best.device), best]
+            best = cosines[:, self._indexes].argmax(2)
+        return self._indexes[torch.arange(len(self._indexes), device=best.device), best]
 
     def take(self, nearest: torch.Tensor) -> torch.Tensor:
         """Return the rows that `nearest` named, (query's vectors, passages, dim)."""

@@ -41,8 +41,8 @@ class Bm25:
         self._analyse = language.analyser(workers)
         self.terms = terms
         self._workers = workers
-        self._places = {passage: place for place, passage in enumerate(dict.fromkeys(corpus))}
-        self.passages = list(self._places)
+        self._index_of = {passage: index for index, passage in enumerate(dict.fromkeys(corpus))}
+        self.passages = list(self._index_of)
         self._index = bm25s.BM25(method="lucene")
         # A term that no text holds keeps an index of nothing from failing.
         self._index.index([found or ["∅"] for found in self._terms(self.passages)], show_progress=False)
@@ -50,10 +50,10 @@ class Bm25:
     def score(self, query: str, documents: Sequence[str]) -> np.ndarray:
         """Return float32 scores, (documents,), of documents of the corpus."""
         scores = self._scores(self._terms([query])[0])
-        return scores[[self._places[document] for document in documents]].astype(np.float32)
+        return scores[[self._index_of[document] for document in documents]].astype(np.float32)
 
     def search(self, queries: Sequence[str], count: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yield for each query the places in `passages` of its best ones and their scores, both (≤ count,), best first.
+        """Yield for each query the indexes in `passages` of its best ones and their scores, both (≤ count,), best first.
 
         Passages that share no term with the query are left out; of equal ones the first in the corpus is the better.
         """
@@ -63,8 +63,8 @@ class Bm25:
                 yield from pool.map(lambda found: _best(self._scores(found), count), terms)
 
     def best(self, queries: Sequence[str], count: int) -> Iterator[np.ndarray]:
-        """Yield the places alone; see `search`."""
-        return (places for places, _ in self.search(queries, count))
+        """Yield the indexes alone; see `search`."""
+        return (indexes for indexes, _ in self.search(queries, count))
 
     def _scores(self, terms: list[str]) -> np.ndarray:
         known = [term for term in terms if term in self._index.vocab_dict]
@@ -83,12 +83,12 @@ def _bigrams(text: str) -> list[str]:
     """The pairs of neighbouring characters of each word; a morpheme has a tag, so that none is taken for a pair."""
     pairs: list[str] = []
     for word in _WORD.findall(text.lower()):
-        pairs += [word[place : place + 2] for place in range(max(1, len(word) - 1))]
+        pairs += [word[index : index + 2] for index in range(max(1, len(word) - 1))]
     return pairs
 
 
 def _best(scores: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    places = np.argpartition(-scores, count - 1)[:count] if count < len(scores) else np.arange(len(scores))
-    places = places[scores[places] > 0]
-    places = places[np.lexsort((places, -scores[places]))]
-    return places, scores[places]
+    indexes = np.argpartition(-scores, count - 1)[:count] if count < len(scores) else np.arange(len(scores))
+    indexes = indexes[scores[indexes] > 0]
+    indexes = indexes[np.lexsort((indexes, -scores[indexes]))]
+    return indexes, scores[indexes]

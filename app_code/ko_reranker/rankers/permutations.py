@@ -34,13 +34,13 @@ class _Labels:
 
     Attributes:
         label, sure: as above.
-        places: numbers that say which place a document has, as in ``1. Passage 3``, ``Rank 1:`` and ``3위``, each in a group.
+        ranks: numbers that say which rank a document has, as in ``1. Passage 3``, ``Rank 1:`` and ``3위``, each in a group.
         shape: of an answer as it was asked for.
     """
 
     def __init__(self, plain: str, label: str, *sure: str) -> None:
         no_label = r"(?!\s*(?:>|→|,\s*[\[(]?\d)|\s?번(?!째))"  # what comes before others in a row is one itself
-        places = (
+        ranks = (
             rf"(?:\b(?:rank|top|place|position)|순위|등수|랭킹|상위){_BETWEEN}(\d{{1,3}}+){no_label}[\])]?",
             r"(?<!\d)(\d{1,3}+)(?:st|nd|rd|th)\b(?:\s+place\b)?",
             r"(?<!\d)(\d{1,3}+)(?:순위| 순위(?![ :]{0,2}\d)| ?위|등|번째)",
@@ -51,7 +51,7 @@ class _Labels:
         flags = re.IGNORECASE | re.ASCII
         self.label = re.compile(label, flags)
         self.sure = [re.compile(pattern, flags) for pattern in sure or (label,)]
-        self.places = re.compile("|".join(places), flags | re.MULTILINE)
+        self.ranks = re.compile("|".join(ranks), flags | re.MULTILINE)
         self.shape = re.compile(rf"\[{plain}\](?: > \[{plain}\])*", re.ASCII)
 
 
@@ -99,43 +99,43 @@ def parse_order(answer: str, labels: Sequence[str]) -> tuple[list[int], Faults]:
 
     What a model thought before its answer is passed over. Labels count where they are in brackets, and where there are none
     in brackets wherever they stand, small letters where they can be nothing else; full-width, circled and raised ones as the
-    plain ones. Places, as in ``Rank 1: Passage 3`` or ``문서 3: 1위``, are no labels; where each document has one, they order.
+    plain ones. Ranks, as in ``Rank 1: Passage 3`` or ``문서 3: 1위``, are no labels; where each document has one, they order.
 
     Args:
         answer: any text.
         labels: of the documents, all numbers or all capital letters, as in ``["1", "2"]``.
 
     Returns:
-        Places of documents among the labels, each once.
+        Indexes of documents among the labels, each once.
     """
     text = _plain(answer.rpartition(_THOUGHT_ENDS)[2])
     kind = _NUMBERS if labels and labels[0].isdecimal() else _LETTERS
     named = _named(text, kind, frozenset(labels))
-    place_of = {label: place for place, label in enumerate(labels)}
-    places = [place_of.get(label) for label in named]
-    known = [place for place in places if place is not None]
+    index_of = {label: index for index, label in enumerate(labels)}
+    indexes = [index_of.get(label) for label in named]
+    known = [index for index in indexes if index is not None]
     order = list(dict.fromkeys(known))
-    missing = [place for place in range(len(labels)) if place not in set(order)]
+    missing = [index for index in range(len(labels)) if index not in set(order)]
     return order + missing, Faults(
         misshapen=kind.shape.fullmatch(text.strip()) is None,
         repeated=len(known) - len(order),
-        unknown=len(places) - len(known),
+        unknown=len(indexes) - len(known),
         missing=len(missing),
     )
 
 
-# Where a label or a place stands, and which.
+# Where a label or a rank stands, and which.
 _Stated = tuple[int, str]
 
 
 def _named(text: str, kind: _Labels, labels: frozenset[str]) -> list[str]:
     """Return the labels that a text names, best first, those of no document included."""
     text = _OTHER_NUMBERS.sub(_blank, _MARKDOWN.sub(" ", text))
-    places = [(found.start(), found[found.lastindex or 0]) for found in kind.places.finditer(text)]
-    stated = _stated(kind.places.sub(_blank, text), kind, labels)
-    if not labels.intersection(label for _, label in stated):  # what looked like places is all that there is
+    ranks = [(found.start(), found[found.lastindex or 0]) for found in kind.ranks.finditer(text)]
+    stated = _stated(kind.ranks.sub(_blank, text), kind, labels)
+    if not labels.intersection(label for _, label in stated):  # what looked like ranks is all that there is
         return [label for _, label in _stated(text, kind, labels)]
-    return _by_places(stated, places)
+    return _by_ranks(stated, ranks)
 
 
 def _stated(text: str, kind: _Labels, labels: frozenset[str]) -> list[_Stated]:
@@ -160,13 +160,13 @@ def _finds(pattern: re.Pattern[str], text: str, start: int, end: int) -> list[_S
     ]
 
 
-def _by_places(stated: Sequence[_Stated], places: Sequence[_Stated]) -> list[str]:
-    """Return labels by the places that are said of them, if one is said of each, before or behind it; else as they stand."""
-    both = sorted([(start, True, place) for start, place in places] + [(start, False, label) for start, label in stated])
+def _by_ranks(stated: Sequence[_Stated], ranks: Sequence[_Stated]) -> list[str]:
+    """Return labels by the ranks that are said of them, if one is said of each, before or behind it; else as they stand."""
+    both = sorted([(start, True, rank) for start, rank in ranks] + [(start, False, label) for start, label in stated])
     said = [label for _, label in stated]
-    if len(places) != len(stated) or any(one[1] == other[1] for one, other in itertools.pairwise(both)):
+    if len(ranks) != len(stated) or any(one[1] == other[1] for one, other in itertools.pairwise(both)):
         return said
-    return [label for _, label in sorted(zip((int(place) for _, place in places), said, strict=True), key=itemgetter(0))]
+    return [label for _, label in sorted(zip((int(rank) for _, rank in ranks), said, strict=True), key=itemgetter(0))]
 
 
 def _blank(found: re.Match[str]) -> str:

@@ -39,7 +39,7 @@ class Timings(NamedTuple):
         return self._replace(queue=self.queue + ticket.queue_seconds, compute=self.compute + ticket.compute_seconds)
 
 
-# Each ranking's places in the request, and what became of it.
+# The indexes of each ranking's documents in the request, and what became of it.
 Ranked = Sequence[tuple[list[int], "Scored"]]
 
 
@@ -119,7 +119,7 @@ class Scoring:
                 # Before anything is tokenised; what is submitted is weighed again, with its own tokens.
                 engine.check(self._expected_tokens(request), deadline=deadline)
             work = partial(begin, self._ranker, request)
-            places, rankings, unrepaired = await self._threads.run(work, large=is_large(request), deadline=deadline)
+            indexes, rankings, unrepaired = await self._threads.run(work, large=is_large(request), deadline=deadline)
             timings = Timings(time.perf_counter() - started)
             admitted = False
             while items := rankings.items:
@@ -134,7 +134,7 @@ class Scoring:
             raise TimeoutError(str(error)) from None
         except UnrankableError as error:
             raise invalid(error.field, str(error)) from None
-        ranked = list(zip(places, rankings.ended(), strict=True))
+        ranked = list(zip(indexes, rankings.ended(), strict=True))
         return self._result(len(request.documents), ranked, unrepaired), timings, ranked
 
     def _learn(self, request: RerankRequest, ranked: Ranked) -> None:
@@ -146,7 +146,7 @@ class Scoring:
         for indexes, scored in ranked:
             whole = (scored.chunks == 1) & ~scored.truncated
             tokens += int(scored.tokens[whole].sum())
-            characters += sum(len(request.documents[indexes[place]].text) for place in whole.nonzero()[0].tolist())
+            characters += sum(len(request.documents[indexes[index]].text) for index in whole.nonzero()[0].tolist())
         if characters:
             weight = 0.1 if self._tokens_per_character else 1.0
             self._tokens_per_character += (tokens / characters - self._tokens_per_character) * weight
