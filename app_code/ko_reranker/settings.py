@@ -6,11 +6,12 @@ line says: ``cdk deploy -c stage=prod -c training.instance_count=4``.
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Mapping
 from datetime import date
 from ipaddress import IPv4Network
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 from zoneinfo import available_timezones
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -18,6 +19,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from ko_reranker import languages
 from ko_reranker.data.errors import PipelineError
 from ko_reranker.instances import INSTANCE_TYPE, Dtype, refusal
+from ko_reranker.problems import Problem, problems_of
 from ko_reranker.recipes.shipped import recipes
 from ko_reranker.retraining.execution_input import DATASET, LANGUAGE, MOST_DOLLARS, Approval, Defaults, Formality, resolve
 from ko_reranker.retraining.gate import Gate, Requirement
@@ -28,7 +30,7 @@ Stage = Literal["local", "dev", "prod"]
 InstanceType = Annotated[str, Field(pattern=f"^{INSTANCE_TYPE}$")]
 KeyArn = Annotated[str, Field(pattern=r"^arn:aws[a-z-]*:kms:[a-z0-9-]+:\d{12}:key/(mrk-)?[0-9a-f-]{32,36}$")]
 # What CloudWatch Logs knows.
-LogDays = Literal[1, 3, 5, 7, 14, 30, 60, 90, 120, 150, 180, 365, 400, 545, 731, 1096, 1827, 2192, 2557, 2922, 3288, 3653]
+_LOG_DAYS = (1, 3, 5, 7, 14, 30, 60, 90, 120, 150, 180, 365, 400, 545, 731, 1096, 1827, 2192, 2557, 2922, 3288, 3653)
 TagKey = Annotated[str, Field(pattern=r"^[\w .:/=+@-]+$", max_length=128)]
 TagValue = Annotated[str, Field(pattern=r"^[\w .:/=+@-]*$", max_length=256)]
 # What every stage is tagged with; the budget goes by the first.
@@ -48,6 +50,12 @@ def _time_zone(name: str) -> str:
     if known and name not in known:
         raise ValueError(f"there is no time zone {name!r}: name one such as Asia/Seoul")
     return name
+
+
+def _log_days(days: int) -> int:
+    if days not in _LOG_DAYS:
+        raise ValueError(f"must be one of {', '.join(map(str, _LOG_DAYS))}")
+    return days
 
 
 def _refuse(instance_type: str, precision: str) -> None:
@@ -128,7 +136,7 @@ class Data(_Section):
     """A KMS key of yours for bucket, tables and topic; null makes one. docs/operations.md has what its policy needs."""
     backup_days: int | None = Field(None, ge=1)
     """Days that a daily backup of the tables is kept, beside the 35 of point-in-time recovery; null makes none."""
-    service_log_days: LogDays = 90
+    service_log_days: Annotated[int, AfterValidator(_log_days)] = 90
     """Days that logs are kept which services name themselves: of jobs, endpoint and image builds."""
     former_key_arns: tuple[KeyArn, ...] = ()
     """Keys that encrypted before key_arn: what was written under them stays readable."""
@@ -298,12 +306,23 @@ class Server(_Section):
         return {f"KO_RERANKER_{names.get(key, key.upper())}": f"{value}" for key, value in values.items()}
 
 
-class Serving(_Section):
+class _Bounds(_Section):
+    """How many instances the endpoint may have."""
+
+    min_instances: int = Field(ge=1)
+    max_instances: int = Field(ge=1)
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        if self.max_instances < self.min_instances:
+            raise ValueError("max_instances must be at least min_instances")
+        return self
+
+
+class Serving(_Bounds):
     enabled: bool
     """False until a model has been chosen: an endpoint without one can't start, and an idle GPU costs money."""
     instance_type: InstanceType
-    min_instances: int = Field(ge=1)
-    max_instances: int = Field(ge=1)
     concurrent_requests_per_instance: float = Field(gt=0)
     """What autoscaling keeps each instance at."""
     startup_timeout_seconds: int = Field(ge=60, le=3600)
@@ -313,8 +332,6 @@ class Serving(_Section):
 
     @model_validator(mode="after")
     def _instances(self) -> Serving:
-        if self.max_instances < self.min_instances:
-            raise ValueError("max_instances must be at least min_instances")
         if self.canary and self.min_instances < 2:
             raise ValueError("canary needs min_instances of at least 2")
         _refuse(self.instance_type, self.server.precision)
@@ -431,19 +448,11 @@ class Recording(_Section):
     """Days until what was stored expires."""
 
 
-class Capacity(_Section):
+class Capacity(_Bounds):
     """How many instances the endpoint may have from a time on, until another time says otherwise."""
 
     at: str = Field(pattern=r"^cron\(\S+( \S+){5}\)$")
     """Such as cron(0 20 ? * MON-FRI *): eight in the evening of working days."""
-    min_instances: int = Field(ge=1)
-    max_instances: int = Field(ge=1)
-
-    @model_validator(mode="after")
-    def _in_order(self) -> Capacity:
-        if self.max_instances < self.min_instances:
-            raise ValueError("max_instances must be at least min_instances")
-        return self
 
 
 class Schedule(_Section):
@@ -539,7 +548,7 @@ class Settings(_Section):
             models = {"training.base_model": self.training.base_model, "mining.teacher": self.mining.teacher}
             for name, model in models.items():
                 if model and (problem := unreachable(model)):
-                    raise ValueError(f"{name} {problem}, or set network.egress")
+                    raise ValueError(f"{name} {problem}")
         # What a run without an input does, and the one that the clock starts, would else be refused when it is too late.
         started = {"a retraining's defaults": {}, "schedule.retraining_input": self.schedule.retraining_input}
         defaults = self.execution_defaults("data-bucket")
@@ -623,19 +632,21 @@ def load_settings(context: Mapping[str, Any]) -> Settings:
         if (dot and section in Settings.model_fields) or key in ("name", "region", "tags"):
             _set(merged, key, value)
     try:
-        return Settings.model_validate({**merged, "stage": stage})
+        # As JSON, where a list is a tuple and a text a date; and strictly: true is no number, and "1" neither.
+        return Settings.model_validate_json(json.dumps({**merged, "stage": stage}), strict=True)
     except ValidationError as error:
-        problems = [_problem(item) for item in error.errors()]
+        problems = [_sentence(problem) for problem in problems_of(error)]
         raise SettingsError(f"settings of stage {stage} are not valid: " + "; ".join(problems)) from None
 
 
-def _problem(item: Any) -> str:
-    key = ".".join(map(str, item["loc"]))
-    if item["type"] == "missing":
-        return f"{key} is missing"
-    if item["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
-        return f"{key} is not a setting"
-    return f"{key}: {item['msg']}" + ("" if isinstance(item["input"], dict) else f" (is {item['input']!r})")
+def _sentence(problem: Problem) -> str:
+    if problem.kind == "missing":
+        return f"{problem.at} is missing"
+    if problem.is_unknown:
+        return f"{problem.at} is not a setting"
+    if isinstance(problem.value, dict):
+        return f"{problem.at}: {problem.reason}" if problem.at else problem.reason
+    return f"{problem.at}: {problem.reason} (is {problem.value!r})"
 
 
 def _overlay(below: dict[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
@@ -651,8 +662,7 @@ def _set(settings: dict[str, Any], dotted: str, value: Any) -> None:
         if not isinstance(settings, dict):
             raise SettingsError(f"{dotted}: {section} is not a group of settings")
     if isinstance(value, str):
-        try:
-            value = json.loads(value)  # -c gives strings: numbers, booleans, null and lists are meant as such
-        except ValueError:
-            pass
+        # -c gives strings: numbers, booleans (as Python spells them, too), null and lists are meant as such.
+        with contextlib.suppress(ValueError):
+            value = json.loads({"True": "true", "False": "false"}.get(value, value))
     settings[key] = value

@@ -31,8 +31,52 @@ def test_an_override_on_the_command_line_lies_over_both_and_takes_its_type() -> 
 
 
 @pytest.mark.parametrize(
+    ("section", "key", "value", "said"),
+    [
+        ("training", "instance_count", True, "training.instance_count: Input should be a valid integer (is True)"),
+        ("training", "instance_count", "2", "training.instance_count: Input should be a valid integer (is '2')"),
+        ("training", "instance_count", 2.0, "training.instance_count: Input should be a valid integer (is 2.0)"),
+        ("training", "max_hours", True, "training.max_hours: Input should be a valid number (is True)"),
+        ("training", "max_hours", "24", "training.max_hours: Input should be a valid number (is '24')"),
+        ("training", "use_spot", 1, "training.use_spot: Input should be a valid boolean (is 1)"),
+        ("training", "use_spot", "true", "training.use_spot: Input should be a valid boolean (is 'true')"),
+        ("data", "service_log_days", True, "data.service_log_days: Input should be a valid integer (is True)"),
+        ("data", "service_log_days", 31, "data.service_log_days: must be one of 1, 3, 5"),
+        (
+            "evaluation",
+            "must_beat",
+            {"base": {"margin": True}},
+            "evaluation.must_beat.base.margin: Input should be a valid number",
+        ),
+        ("release", "poll_seconds", None, "release.poll_seconds: Input should be a valid integer (is None)"),
+    ],
+)
+def test_cdk_json_means_what_it_spells(section: str, key: str, value: object, said: str) -> None:
+    """There a text is no number and true neither; only the command line's texts are read as what they spell."""
+    blocks = {**CONTEXT["settings"], "dev": {section: {key: value}}}
+    with pytest.raises(SettingsError) as caught:
+        load_settings({**CONTEXT, "settings": blocks, "stage": "dev"})
+    assert said in str(caught.value)
+
+
+def test_a_whole_number_does_where_a_number_is_asked_for() -> None:
+    assert settings(stage="prod", **{"training.max_hours": "3"}).training.max_hours == 3
+
+
+@pytest.mark.parametrize(("spelt", "meant"), [("true", True), ("false", False), ("True", True), ("False", False)])
+def test_the_command_line_may_spell_booleans_as_python_does(spelt: str, meant: bool) -> None:
+    assert settings(stage="prod", **{"training.use_spot": spelt}).training.use_spot is meant
+
+
+@pytest.mark.parametrize(
     ("key", "value", "said"),
     [
+        ("serving.max_instances", "1", "serving: max_instances must be at least min_instances"),
+        (
+            "schedule.capacity",
+            '[{"at": "cron(0 8 ? * * *)", "min_instances": 3, "max_instances": 2}]',
+            "schedule.capacity.0: max_instances must be at least min_instances",
+        ),
         ("training.instance_count", "many", "training.instance_count"),
         ("training.instance_type", "g5.xlarge", "training.instance_type"),
         ("serving.gpus", "1", "serving.gpus is not a setting"),
@@ -46,11 +90,11 @@ def test_an_override_on_the_command_line_lies_over_both_and_takes_its_type() -> 
         ("serving.server.dtype", "fp32", "serving.server.dtype is not a setting"),
         ("api.deadline_seconds", "29", "api.deadline_seconds"),
         ("region", "Seoul", "region"),
-        ("translation.target_language", "ja", "translation.target_language: Value error, must be ko (Korean), is 'ja'"),
+        ("translation.target_language", "ja", "translation.target_language: must be ko (Korean), is 'ja'"),
         ("evaluation.must_beat", "[]", "evaluation.must_beat"),
         ("evaluation.must_beat.base.demand", "better", "evaluation.must_beat.base.demand"),
         ("evaluation.must_beat.baseline.demand", "above", "evaluation.must_beat.baseline is not a setting"),
-        ("evaluation.must_beat.base.margin", "2", "evaluation.must_beat.base: Value error, margin must be from -1 to 1"),
+        ("evaluation.must_beat.base.margin", "2", "evaluation.must_beat.base: margin must be from -1 to 1"),
         ("evaluation.must_beat.base.by", "2", "evaluation.must_beat.base.by is not a setting"),
         (
             "training.recipe",
@@ -58,10 +102,10 @@ def test_an_override_on_the_command_line_lies_over_both_and_takes_its_type() -> 
             "recipe must be one of ko-colbert-v1, ko-generative-v1, ko-reranker-v1, ko-reranker-v2, mini, tiny-colbert",
         ),
         ("evaluation.first_stage", "bigrams", "evaluation.first_stage"),
-        ("training.instance_type", "ml.g4dn.xlarge", "training: Value error, ml.g4dn.xlarge has a T4, which has no bf16"),
-        ("training.instance_type", "ml.p3.8xlarge", "training: Value error, ml.p3.8xlarge has a V100"),
-        ("evaluation.instance_type", "ml.p2.xlarge", "evaluation: Value error, ml.p2.xlarge has a K80"),
-        ("serving.instance_type", "ml.p3.2xlarge", "serving: Value error, ml.p3.2xlarge has a V100"),
+        ("training.instance_type", "ml.g4dn.xlarge", "training: ml.g4dn.xlarge has a T4, which has no bf16"),
+        ("training.instance_type", "ml.p3.8xlarge", "training: ml.p3.8xlarge has a V100"),
+        ("evaluation.instance_type", "ml.p2.xlarge", "evaluation: ml.p2.xlarge has a K80"),
+        ("serving.instance_type", "ml.p3.2xlarge", "serving: ml.p3.2xlarge has a V100"),
         ("translation.max_translation_usd", "2000000", "translation.max_translation_usd"),
         ("translation.max_translation_usd", "Infinity", "translation.max_translation_usd"),
         ("training.base_model", " ", "a retraining's defaults: the execution input is not valid: base_model must be a string"),

@@ -254,8 +254,8 @@ def test_settings_that_do_not_do_are_refused_by_name(plain, generative, message)
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"generative": []}, "has generative in its reranker.json with Input should be an object"),
-        ({"calibration": ""}, "has calibration in its reranker.json with Input should be an object"),
+        ({"generative": []}, "has generative in its reranker.json with it = []: Input should be an object"),
+        ({"calibration": ""}, "has calibration in its reranker.json with it = '': Input should be an object"),
         ({"calibration": {"scale": 1e30}}, "scale = 1e+30: Input should be less than or equal to 1000000"),
         ({"calibration": {"offset": -1e30}}, "offset = -1e+30: Input should be greater than or equal to -1000000"),
     ],

@@ -14,9 +14,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, ValidationError
 from pydantic.dataclasses import dataclass as validated
 
+from ko_reranker.problems import problems_of
 from ko_reranker.rankers.folders import GENERATIVE, SETTINGS_FILE, ModelFolder, inspect_folder
 from ko_reranker.rankers.interface import RankerError
 from ko_reranker.rankers.prompts import (
@@ -30,6 +31,7 @@ from ko_reranker.rankers.prompts import (
     shipped_prompt,
     shipped_prompts,
 )
+from ko_reranker.rankers.recorded import own_settings
 
 Method = Literal["pointwise", "likelihood", "pairwise", "setwise", "listwise"]
 _STRICT = ConfigDict(extra="forbid", strict=True)
@@ -163,8 +165,8 @@ def read_generative(
     """
     source = inspect_folder(folder, name or str(folder), family=GENERATIVE, body=True, trust_remote_code=trust_remote_code)
     recorded = _recorded(folder)
-    settings = _parsed(source, GenerativeSettings, recorded, GENERATIVE)
-    calibration = _parsed(source, LogitCalibration, recorded, "calibration")
+    settings = own_settings(source, GenerativeSettings, recorded, GENERATIVE)
+    calibration = own_settings(source, LogitCalibration, recorded, "calibration")
     known = _known(folder, source.name, source.config)
     if prompt is not None:
         calibration, read = LogitCalibration(), named_prompt(prompt)
@@ -246,7 +248,9 @@ def _adapted(source: ModelFolder, settings: GenerativeSettings, prompt: AnyPromp
     try:
         adapted: AnyPrompt = replace(prompt, **changes)
     except ValidationError as error:
-        raise source.refused(f"has a {SETTINGS_FILE} whose generative does not fit its prompt: {_first(error)}.") from None
+        raise source.refused(
+            f"has a {SETTINGS_FILE} whose generative does not fit its prompt: {problems_of(error)[0]}."
+        ) from None
     if settings.method not in (None, adapted.method):
         raise source.refused(
             f"has a {SETTINGS_FILE} with generative.method {settings.method}, and a prompt for {adapted.method}: say that, or "
@@ -305,24 +309,3 @@ def _known(folder: Path, name: str, config: Mapping[str, Any]) -> _Known | None:
     if not architecture.endswith(("ForCausalLM", "ForSequenceClassification")):
         return None
     return next((known for known in _KNOWN if known.name in names and known.model_type == config.get("model_type")), None)
-
-
-def _parsed(source: ModelFolder, kind: Any, recorded: Mapping[str, Any], key: str) -> Any:
-    try:
-        said = recorded.get(key)
-        return TypeAdapter(kind).validate_json(json.dumps({} if said is None else said))
-    except ValidationError as error:
-        problem = error.errors()[0]
-        if problem["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
-            at = ".".join(map(str, problem["loc"]))
-            raise source.refused(
-                f"has {key} in its {SETTINGS_FILE} with {at}, which this version does not know: update it."
-            ) from None
-        raise source.refused(f"has {key} in its {SETTINGS_FILE} with {_first(error)}.") from None
-
-
-def _first(error: ValidationError) -> str:
-    problem = error.errors()[0]
-    at = ".".join(map(str, problem["loc"]))
-    said = problem["msg"].removeprefix("Value error, ")
-    return f"{at} = {problem['input']!r}: {said}" if at else said

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass as validated
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -33,6 +33,7 @@ from ko_reranker.rankers.folders import (
     inspect_folder,
 )
 from ko_reranker.rankers.interface import HeadlessError, RankerError
+from ko_reranker.rankers.recorded import own_settings, parsed
 
 # What is read of a layout that names no lengths: what its own library takes, or a length that rerankers read.
 _STANFORD_QUERY_LENGTH, _LENGTH = 32, 512
@@ -214,9 +215,7 @@ def read_layout(folder: Path, name: str | None = None, *, trust_remote_code: boo
             HeadlessError,
         )
     _check(source, settings, projection)
-    calibrated = recorded.get("calibration")
-    told = {} if calibrated is None else calibrated
-    calibration = _parsed(source, Calibration, told, f"calibration in its {SETTINGS_FILE}")
+    calibration = own_settings(source, Calibration, recorded, "calibration")
     return Layout(source, settings, projection, calibration, names_query_length)
 
 
@@ -273,22 +272,6 @@ def _read_json(source: ModelFolder, path: Path) -> dict[str, Any]:
     return value
 
 
-def _parsed(source: ModelFolder, kind: Any, values: Any, where: str) -> Any:
-    """Return a dataclass of values from a file.
-
-    Raises:
-        RankerError: naming what does not do, and where.
-    """
-    try:
-        return TypeAdapter(kind).validate_json(json.dumps(values))
-    except ValidationError as error:
-        problem = error.errors()[0]
-        at = ".".join(map(str, problem["loc"])) or "it"
-        if problem["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
-            raise source.refused(f"has {where} with {at}, which this version does not know: update it.") from None
-        raise source.refused(f"has {where} with {at} = {problem['input']!r}: {problem['msg']}.") from None
-
-
 def _without_projection(source: ModelFolder, what: str) -> RankerError:
     return source.refused(
         f"has no projection: {what} is missing. Late interaction compares what that makes of the tokens' states, and a random "
@@ -307,9 +290,7 @@ def _read_ours(source: ModelFolder, recorded: Mapping[str, Any]) -> tuple[LateIn
     tensors = load_file(path)
     if "weight" not in tensors:
         raise _without_projection(source, f"weight in {PROJECTION_FILE}")
-    settings = _parsed(
-        source, LateInteractionSettings, recorded["late_interaction"], f"late_interaction in its {SETTINGS_FILE}"
-    )
+    settings = parsed(source, LateInteractionSettings, recorded["late_interaction"], f"late_interaction in its {SETTINGS_FILE}")
     return settings, _projection(tensors["weight"], tensors.get("bias"))
 
 
@@ -319,7 +300,7 @@ def _read_stanford(source: ModelFolder) -> tuple[LateInteractionSettings, Projec
     if weight is None:
         raise _without_projection(source, "linear.weight among its weights")
     told = _read_json(source, source.path / _STANFORD_FILE)
-    _parsed(source, _StanfordRules, told, f"an {_STANFORD_FILE}")
+    parsed(source, _StanfordRules, told, f"an {_STANFORD_FILE}")
     settings = {
         "dim": weight.shape[0],
         "query_length": told.get("query_maxlen") or _STANFORD_QUERY_LENGTH,
@@ -330,7 +311,7 @@ def _read_stanford(source: ModelFolder) -> tuple[LateInteractionSettings, Projec
     }
     settings["markers"] = _markers(settings["query_prefix"], settings["document_prefix"])
     settings["expansion"] = {"length": settings["query_length"], "attend": bool(told.get("attend_to_mask_tokens"))}
-    return _parsed(source, LateInteractionSettings, settings, f"an {_STANFORD_FILE}"), _projection(weight, None)
+    return parsed(source, LateInteractionSettings, settings, f"an {_STANFORD_FILE}"), _projection(weight, None)
 
 
 def _read_bge(source: ModelFolder) -> tuple[LateInteractionSettings, Projection]:
@@ -360,7 +341,7 @@ def _read_modules(source: ModelFolder) -> tuple[LateInteractionSettings, Project
     told = _read_json(source, source.path / _SENTENCE_TRANSFORMERS)
     own = _read_json(source, source.path / _TRANSFORMER)
     for values, file in ((told, _SENTENCE_TRANSFORMERS), (own, _TRANSFORMER)):
-        _parsed(source, _ModuleRules, values, f"a {file}")
+        parsed(source, _ModuleRules, values, f"a {file}")
     if own.get("do_lower_case"):
         raise source.refused(
             "puts every text into lower case (do_lower_case in sentence_bert_config.json), which is not supported."
@@ -385,7 +366,7 @@ def _read_modules(source: ModelFolder) -> tuple[LateInteractionSettings, Project
     }
     if settings["expansion"] and not pylate and not masks:
         raise source.refused("expands queries by tokens that no MultiVectorMask of its modules.json lets count: not supported.")
-    return _parsed(source, LateInteractionSettings, settings, f"a {_SENTENCE_TRANSFORMERS}"), projection
+    return parsed(source, LateInteractionSettings, settings, f"a {_SENTENCE_TRANSFORMERS}"), projection
 
 
 def _modules(source: ModelFolder) -> list[tuple[str, Path]]:

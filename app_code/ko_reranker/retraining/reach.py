@@ -15,5 +15,5 @@ def unreachable(model: str) -> str | None:
         return None
     return (
         f"is {model}, an id of the Hugging Face hub, which jobs in a VPC without egress can't reach: copy the model's folder "
-        "to s3://{data_bucket}/models/ and name it by that address"
+        "to s3://{data_bucket}/models/ and name it by that address, or set network.egress"
     )

@@ -17,6 +17,7 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as validated
 
+from ko_reranker.problems import problems_of
 from ko_reranker.rankers.prompts.comparing import ComparingPrompt
 from ko_reranker.rankers.prompts.pieces import (
     STRICT,
@@ -209,15 +210,14 @@ def parse_prompt(text: str, name: str) -> AnyPrompt:
 
 def _first(error: ValidationError) -> str:
     """Return what is wrong first: of a piece that is of no kind, what each kind lacks would be more than helps."""
-    found = error.errors()[0]
-    where = [str(step) for step in found["loc"] if not str(step).endswith("Piece")]
-    if len(where) > 1 and where[0] == "pieces" and found["type"] != "value_error":
+    found = problems_of(error)[0]
+    where = [str(step) for step in found.path if not str(step).endswith("Piece")]
+    if len(where) > 1 and where[0] == "pieces" and found.kind != "value_error":
         return (
             f"{'.'.join(where[:2])} is no piece: it has one of special, literal and text (and without_instruction), a string; "
             "where documents are compared, one has documents"
         )
-    said = found["msg"].removeprefix("Value error, ")
-    return f"{'.'.join(where)}: {said}" if where else said
+    return f"{'.'.join(where)}: {found.reason}" if where else found.reason
 
 
 def digest(text: str) -> str:
