@@ -37,7 +37,7 @@ else
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help checkov release-diff test-aws setup run test test-slow test-gpu test-clients test-image test-sagemaker bench-api bench-engine bench-families bench-service bench-serving bench-training synth lock docs lint clean bench-pipeline mini-reranker
+.PHONY: help checkov release-diff test-aws setup run test test-slow test-gpu test-clients test-image test-sagemaker coverage types bench-api bench-engine bench-families bench-service bench-serving bench-training synth lock docs lint clean bench-pipeline mini-reranker
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 16

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner, Result
 
 from ko_reranker.commands.data import app
+from ko_reranker.languages import KOREAN, LANGUAGES
 from ko_reranker.operations.errors import OperationError
 from ko_reranker.samples import paths
 
@@ -53,6 +56,22 @@ def test_stats_of_the_sample() -> None:
     assert result.exit_code == 0
     assert "records without negatives" in result.output and "122" in result.output
     assert "458 / 142" in result.output
+    assert "texts in Korean" in result.output
+
+
+def test_stats_tell_how_much_is_in_the_language_that_is_named(tmp_path, monkeypatch) -> None:
+    monkeypatch.setitem(LANGUAGES, "ja", replace(KOREAN, code="ja", name="Japanese", script=re.compile("[ぁ-ヿ一-鿿]")))
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"query": "質問はなに", "pos": ["これはこたえ"], "neg": ["오답", "ちがうこたえ"]}\n')
+    result = run("stats", path, "--language", "ja")
+    assert re.search(r"texts in Japanese +75\.0%", result.output)
+    assert re.search(r"texts in Korean +25\.0%", run("stats", path).output)
+
+
+def test_a_language_that_is_not_known_is_refused_with_those_that_are() -> None:
+    result = run("stats", paths.SAMPLE, "--language", "xx")
+    assert result.exit_code != 0
+    assert "--language must be ko (Korean), is 'xx'" in str(result.exception or result.output)
 
 
 def test_pointwise_rows_become_records(tmp_path) -> None:

@@ -24,7 +24,7 @@ from ko_reranker.data.splits import Groups, fingerprint
 from ko_reranker.data.survey import Survey, TextShards, finish_shard
 from ko_reranker.data.tables import Quotes, Reading, TableError
 from ko_reranker.data.translation.texts import TranslationSettings
-from ko_reranker.languages import KOREAN, UnknownLanguageError, find
+from ko_reranker.languages import KOREAN, Language, UnknownLanguageError, find
 from ko_reranker.operations.errors import OperationError
 from ko_reranker.text import identity
 
@@ -54,7 +54,9 @@ def validate(files: Files) -> None:
 def plan(
     files: Files,
     source_language: Annotated[str, typer.Option(help="The texts' language, as Amazon Translate's code.")] = "en",
-    target_language: Annotated[str, typer.Option(help="The language to translate to, as Amazon Translate's code.")] = "ko",
+    target_language: Annotated[
+        str, typer.Option(help="The language to translate to, as Amazon Translate's code.")
+    ] = KOREAN.code,
     usd_per_million: Annotated[
         float, typer.Option(min=0, help="Amazon Translate's price for a million characters in your region, in US dollars.")
     ] = 15.0,
@@ -63,10 +65,7 @@ def plan(
     ] = 5_000.0,
 ) -> None:
     """Say what a translation would take: distinct texts, characters, requests, dollars and hours; nothing is asked of AWS."""
-    try:
-        target = find(target_language)
-    except UnknownLanguageError as error:
-        raise OperationError(f"--target-language {error}") from None
+    target = _language("--target-language", target_language)
     settings = TranslationSettings(source_language, target.code)
     survey, totals = Survey(), Counter[str]()
     with tempfile.TemporaryDirectory() as name:
@@ -103,8 +102,12 @@ def plan(
 def stats(
     files: Files,
     dev_fraction: Annotated[float, typer.Option(min=0, max=1, help="The share of queries to hold out, as in cdk.json.")] = 0.02,
+    language: Annotated[
+        str, typer.Option(help="The language that the texts should be in: translation.target_language of cdk.json.")
+    ] = KOREAN.code,
 ) -> None:
-    """Describe a dataset: sizes, lengths, repetitions, how much is Korean, and how it would be split."""
+    """Describe a dataset: sizes, lengths, repetitions, how much is in its language, and how it would be split."""
+    meant = _language("--language", language)
     counts: Counter[str] = Counter()
     groups, handles, seen = Groups(dev_fraction), [], set()
     queries: set[int] = set()
@@ -123,7 +126,7 @@ def stats(
         lengths["query"].append(len(record.query))
         lengths["passage"] += map(len, (*record.positives, *record.negatives))
         lengths["negatives"].append(len(record.negatives))
-        counts["korean"] += sum(map(KOREAN.owns, record.texts()))
+        counts["in_language"] += sum(map(meant.owns, record.texts()))
         counts["texts"] += sum(1 for _ in record.texts())
         right = set(map(identity, record.positives))
         counts["wrong"] += sum(identity(text) in right for text in record.negatives)
@@ -143,7 +146,7 @@ def stats(
             "negatives of a record": _spread(lengths["negatives"]),
             "records without negatives": lengths["negatives"].count(0),
             "negatives equal to a positive": counts["wrong"],
-            "texts in Korean": f"{counts['korean'] / counts['texts']:.1%}",
+            f"texts in {meant.name}": f"{counts['in_language'] / counts['texts']:.1%}",
             f"train / dev at {dev_fraction:g}": f"{splits['train']:,} / {splits['dev']:,}",
             "largest group of tied records": max(groups.sizes()),
         }
@@ -268,6 +271,13 @@ def _records(files: list[Path]) -> Iterator[tuple[Path, int, TrainingRecord | Re
                         yield path, number, record
             except DamagedFile as error:
                 raise OperationError(str(error)) from None
+
+
+def _language(option: str, code: str) -> Language:
+    try:
+        return find(code)
+    except UnknownLanguageError as error:
+        raise OperationError(f"{option} {error}") from None
 
 
 def _shards(files: list[Path]) -> int:
