@@ -445,7 +445,7 @@ def certificate(tmp_path_factory):
 def test_connecting_is_tried_again_because_nothing_was_sent(modules, certificate, capsys, hangs_up):
     with SageMakerServer(certificate) as server, Doorman(server, 3, hangs_up=hangs_up) as doorman:
         api = Api(*modules, server, capsys, url=doorman.url, authority=certificate.authority)
-        api.client.connect_seconds = 0.1
+        api.client.connect_seconds = 0.2
         api.scores([1.0, 2.0])
         assert (api(BODY)[0], api.calls, doorman.met) == (200, 1, 4)
 
