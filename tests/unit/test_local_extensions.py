@@ -26,7 +26,6 @@ from local_cloud.extensions import (
     distributed_map,
     iam,
     patching,
-    recorded,
     s3,
     step_functions,
     translate,
@@ -342,18 +341,6 @@ class TestTranslate:
 
 
 class TestCloudFormation:
-    def test_recorded_types_refer_to_each_other(self):
-        target, _ = recorded.RECORDED["AWS::ApplicationAutoScaling::ScalableTarget"](
-            "T",
-            {"ResourceId": "endpoint/e/variant/v", "ScalableDimension": "sagemaker:x", "ServiceNamespace": "sagemaker"},
-            "s",
-        )
-        assert target == "endpoint/e/variant/v|sagemaker:x|sagemaker"
-        policy, _ = recorded.RECORDED["AWS::ApplicationAutoScaling::ScalingPolicy"](
-            "P", {"PolicyName": "p", "ScalingTargetId": target}, "s"
-        )
-        assert policy.endswith(":resource/sagemaker/endpoint/e/variant/v:policyName/p")
-
     def test_a_managed_kms_key_asks_nothing_of_the_caller(self):
         rule = {"ServerSideEncryptionByDefault": {"SSEAlgorithm": "aws:kms"}}
         assert s3.encryption_xml({"ServerSideEncryptionConfiguration": [rule]}) is None

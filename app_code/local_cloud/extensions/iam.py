@@ -1,8 +1,9 @@
 """IAM where MiniStack does not look: roles used inside the cloud, KMS keys behind services, SageMaker over HTTP.
 
-With ``AUTH=true`` MiniStack 1.5.33 evaluates callers that come over HTTP. It has no IAM namespace for SageMaker, so
-that any caller may do anything there, and encrypted buckets, tables and topics can be used without permission on their
-key. AWS asks for ``kms:Decrypt`` or ``kms:GenerateDataKey`` in the caller's name, through the service.
+With ``AUTH=true`` MiniStack 1.5.33 evaluates callers that come over HTTP. It has no IAM namespace for SageMaker and for
+Application Auto Scaling, so that any caller may do anything there; it doesn't see which alarm's actions are switched on or off;
+and encrypted buckets, tables and topics can be used without permission on their key. AWS asks for ``kms:Decrypt`` or
+``kms:GenerateDataKey`` in the caller's name, through the service.
 
 ``denial`` answers for a role without a request: for what Step Functions, EventBridge and SageMaker jobs do in a role's
 name.
@@ -274,6 +275,9 @@ def _extract_resource(original: Any) -> Any:
         region: str,
         account_id: str,
     ) -> str:
+        if service == "monitoring" and (alarm := (query_params or {}).get("AlarmNames.member.1")):
+            name = alarm[0] if isinstance(alarm, list) else alarm
+            return f"arn:aws:cloudwatch:{region}:{account_id}:alarm:{name}"
         if service != "sagemaker":
             return original(service, method, path, headers, body, query_params, region, account_id)
         if invoked := _INVOKE_PATH.fullmatch(path):
@@ -337,9 +341,12 @@ def _denied_response(original: Any) -> Any:
     return respond
 
 
+_NAMESPACES = {name: name for name in ("sagemaker", "application-autoscaling")}
+
+
 def install(patch: Patcher) -> None:
     """Evaluate SageMaker's actions and the use of KMS keys."""
-    patch.replace(iam_actions, "SERVICE_TO_IAM_NAMESPACE", lambda names: names | {"sagemaker": "sagemaker"})
+    patch.replace(iam_actions, "SERVICE_TO_IAM_NAMESPACE", lambda names: names | _NAMESPACES)
     patch.replace(iam_actions, "extract_iam_action", _extract_action)
     patch.replace(iam_actions, "extract_resource_arn", _extract_resource)
     patch.replace(iam_actions, "access_denied_response", _denied_response)

@@ -1,6 +1,6 @@
 """CloudFormation resource types that MiniStack 1.5.33 refuses, recorded: they deploy, keep their properties, do nothing.
 
-An emulator can show neither the scaling of instances nor the widgets and budgets of an account; with these records the
+An emulator can show neither widgets nor budgets of an account; with these records the
 production templates deploy unchanged. Alarms over metric math are recorded in the same way: MiniStack evaluates alarms
 over one metric only and refuses the others.
 """
@@ -20,22 +20,6 @@ PATCHED = (("ministack.services.cloudformation.provisioners", "_RESOURCE_HANDLER
 Identity = Callable[[str, dict[str, Any], str], tuple[str, dict[str, Any]]]
 
 
-def _scalable_target(logical_id: str, props: dict[str, Any], stack: str) -> tuple[str, dict[str, Any]]:
-    parts = (props["ResourceId"], props["ScalableDimension"], props["ServiceNamespace"])
-    return "|".join(parts), {"Id": "|".join(parts)}
-
-
-def _scaling_policy(logical_id: str, props: dict[str, Any], stack: str) -> tuple[str, dict[str, Any]]:
-    resource, namespace = props.get("ResourceId", ""), props.get("ServiceNamespace", "")
-    if "ScalingTargetId" in props:
-        resource, _, namespace = props["ScalingTargetId"].split("|")
-    arn = (
-        f"arn:aws:autoscaling:{get_region()}:{get_account_id()}:scalingPolicy:{new_uuid()}"
-        f":resource/{namespace}/{resource}:policyName/{props['PolicyName']}"
-    )
-    return arn, {"Arn": arn}
-
-
 def _alarm(logical_id: str, props: dict[str, Any], stack: str) -> tuple[str, dict[str, Any]]:
     name = props.get("AlarmName") or f"{stack}-{logical_id}-{new_uuid()[:12]}"
     return name, {"Arn": f"arn:aws:cloudwatch:{get_region()}:{get_account_id()}:alarm:{name}"}
@@ -52,8 +36,6 @@ def _query_definition(logical_id: str, props: dict[str, Any], stack: str) -> tup
 
 
 RECORDED: dict[str, Identity] = {
-    "AWS::ApplicationAutoScaling::ScalableTarget": _scalable_target,
-    "AWS::ApplicationAutoScaling::ScalingPolicy": _scaling_policy,
     "AWS::Budgets::Budget": _named,
     "AWS::CloudWatch::AnomalyDetector": _named,
     "AWS::CloudWatch::CompositeAlarm": _alarm,

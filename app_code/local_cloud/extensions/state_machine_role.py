@@ -58,6 +58,9 @@ _OPTIMISED_ERRORS = {
     "states": "StepFunctions.AWSStepFunctionsException",
 }
 
+# Whether autoscaling has an endpoint's variants among its targets; the local SageMaker says so once it is there.
+scaled: list[Callable[[str], bool]] = []
+
 _MANAGED_RULES = {
     "sagemaker:createTrainingJob.sync": "StepFunctionsGetEventsForSageMakerTrainingJobsRule",
     "sagemaker:createProcessingJob.sync": "StepFunctionsGetEventsForSageMakerProcessingJobsRule",
@@ -224,6 +227,9 @@ def _authorise_request(
     if service == "sagemaker":
         _authorise_sagemaker(action, iam._json_object(body), error)
         return
+    if service == "application-autoscaling":
+        _authorise_scaling(action, iam._json_object(body), error)
+        return
     params = query_params or app._routing_params(method, path, headers, body, query_params)
     resource = iam_actions.extract_resource_arn(service, method, path, headers, body, params, get_region(), get_account_id())
     _need(action, resource, error)
@@ -243,6 +249,49 @@ def _authorise_sagemaker(action: str, parameters: dict[str, Any], error: str) ->
     for field in ("RoleArn", "ExecutionRoleArn"):
         if parameters.get(field):
             _need("iam:PassRole", parameters[field], error, {"iam:PassedToService": "sagemaker.amazonaws.com"})
+    endpoint = str(parameters.get("EndpointName"))
+    if action == "sagemaker:DeleteEndpoint" and any(has(endpoint) for has in scaled):
+        try:
+            _need("application-autoscaling:DeregisterScalableTarget", _scalable_target(), error, _VARIANTS)
+        except sfn._ExecutionError:
+            raise sfn._ExecutionError(
+                error,
+                "An Application AutoScaling scalable target exists for a variant being deleted, and the IAM identity used to "
+                "invoke DeleteEndpoint does not have application-autoscaling:DeregisterScalableTarget permission to deregister "
+                "the scalable target.",
+            ) from None
+
+
+_VARIANTS = {
+    "application-autoscaling:service-namespace": "sagemaker",
+    "application-autoscaling:scalable-dimension": "sagemaker:variant:DesiredInstanceCount",
+}
+
+
+def _scalable_target() -> str:
+    """The ARN of some target: its id is nobody's to know."""
+    return f"arn:aws:application-autoscaling:{get_region()}:{get_account_id()}:scalable-target/0ec5b4d6"
+
+
+def _authorise_scaling(action: str, parameters: dict[str, Any], error: str) -> None:
+    """What autoscaling does to endpoint and alarms has to be allowed to who has it done.
+
+    https://docs.aws.amazon.com/sagemaker/latest/dg/endpoint-auto-scaling-prerequisites.html
+    """
+    resource, region, account = str(parameters.get("ResourceId")), get_region(), get_account_id()
+    context = {
+        "application-autoscaling:service-namespace": parameters.get("ServiceNamespace"),
+        "application-autoscaling:scalable-dimension": parameters.get("ScalableDimension"),
+    }
+    _need(action, _scalable_target(), error, context)
+    if action.endswith(":RegisterScalableTarget"):
+        endpoint = f"arn:aws:sagemaker:{region}:{account}:{'/'.join(resource.split('/')[:2])}"
+        for needed in ("sagemaker:DescribeEndpoint", "sagemaker:UpdateEndpointWeightsAndCapacities"):
+            _need(needed, endpoint, error)
+    if action.endswith(":PutScalingPolicy"):
+        alarm = f"arn:aws:cloudwatch:{region}:{account}:alarm:TargetTracking-{resource}-AlarmHigh-0ec5b4d6"
+        for needed in ("cloudwatch:PutMetricAlarm", "cloudwatch:DescribeAlarms", "cloudwatch:DeleteAlarms"):
+            _need(needed, alarm, error)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -278,7 +278,12 @@ def _start_execution(original: Any) -> Any:
     def start(data: dict[str, Any]) -> Any:
         if len((data.get("input") or "").encode()) > PAYLOAD_LIMIT:
             return sfn.error_response_json("InvalidExecutionInput", f"Input exceeds the maximum of {PAYLOAD_LIMIT} bytes", 400)
-        response = original(data)
+        # Started by another execution, it goes on when that has ended.
+        token = current_execution.set(None)
+        try:
+            response = original(data)
+        finally:
+            current_execution.reset(token)
         if response[0] == 200:
             _limit_time(json.loads(response[2])["executionArn"])
         return response

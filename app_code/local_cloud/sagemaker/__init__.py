@@ -35,7 +35,7 @@ _installed: list[Any] = []
 
 
 def install(app: Any, settings: LocalSettings) -> Any:
-    """Add SageMaker to MiniStack's services, router, Step Functions SDK integrations and CloudFormation types.
+    """Add SageMaker, and autoscaling of its endpoints, to MiniStack: services, router, Step Functions, CloudFormation types.
 
     Args:
         app: the module ``ministack.app``.
@@ -47,8 +47,9 @@ def install(app: Any, settings: LocalSettings) -> Any:
     from ministack.core import router
     from ministack.services import stepfunctions
 
+    from local_cloud.extensions import state_machine_role
     from local_cloud.extensions.patching import verify
-    from local_cloud.sagemaker import cloudformation
+    from local_cloud.sagemaker import cloudformation, scaling
     from local_cloud.sagemaker.api import SageMaker
     from local_cloud.sagemaker.context import Context
 
@@ -63,6 +64,14 @@ def install(app: Any, settings: LocalSettings) -> Any:
     stepfunctions._AWS_SDK_SERVICE_MAP["sagemaker"] = {"target_prefix": "SageMaker", "protocol": "json"}
     stepfunctions._AWS_SDK_ERROR_PREFIX["sagemaker"] = "SageMaker"
     cloudformation.install(sagemaker)
+    name = scaling.SERVICE
+    app.SERVICE_HANDLERS[name] = sagemaker.scaling.handle
+    router.SERVICE_PATTERNS[name] = {"target_prefixes": [f"{scaling.TARGET_PREFIX}."], "credential_scope": name}
+    described = {"target_prefix": scaling.TARGET_PREFIX, "protocol": "json", "service_key": name}
+    stepfunctions._AWS_SDK_SERVICE_MAP["applicationautoscaling"] = described
+    stepfunctions._AWS_SDK_ERROR_PREFIX["applicationautoscaling"] = "ApplicationAutoScaling"
+    state_machine_role.scaled[:] = [sagemaker.scaling.is_target]
+    scaling.install_types(sagemaker.scaling)
     sagemaker.mark_interrupted()
     _installed[:] = [sagemaker]
     return sagemaker

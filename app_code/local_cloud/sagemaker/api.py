@@ -16,6 +16,7 @@ from local_cloud.sagemaker.models import Models
 from local_cloud.sagemaker.processing import ProcessingJobs
 from local_cloud.sagemaker.registry import Registry
 from local_cloud.sagemaker.runtime import Response, Runtime
+from local_cloud.sagemaker.scaling import Scaling
 from local_cloud.sagemaker.store import Record
 from local_cloud.sagemaker.training import TrainingJobs
 from local_cloud.sagemaker.validation import validate
@@ -34,6 +35,7 @@ class SageMaker:
         self.processing = ProcessingJobs(context)
         self.models = Models(context)
         self.hosting = Hosting(context, self.models)
+        self.scaling = Scaling(context, self.hosting)
         self.registry = Registry(context)
         self.runtime = Runtime(context, self.hosting)
         self.operations = self._operations()

@@ -113,6 +113,10 @@ class Hosting:
             if endpoint["EndpointStatus"] in ("Updating", "RollingBack"):
                 raise invalid(f'Cannot delete in-progress endpoint "{endpoint["EndpointArn"]}".')
             endpoint.update(EndpointStatus="Deleting", LastModifiedTime=now())
+            # Without being asked for: whoever brings the endpoint back has to scale it anew.
+            targets = self._context.store.all("scalable_targets")
+            for target in [target for target in targets if target.startswith(f"endpoint/{name}/")]:
+                del targets[target]
         in_thread(f"endpoint {name}", self._remove, name)
         return {}
 

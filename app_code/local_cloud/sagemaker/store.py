@@ -17,6 +17,7 @@ KINDS = (
     "endpoints",
     "model_package_groups",
     "model_packages",
+    "scalable_targets",
     "tags",
 )
 Record = dict[str, Any]

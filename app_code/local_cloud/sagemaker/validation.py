@@ -31,16 +31,16 @@ _TYPES: dict[str, tuple[type, ...]] = {
 
 
 @functools.cache
-def service_model() -> Any:
-    """The SDK's description of SageMaker's control plane."""
+def service_model(service: str = "sagemaker") -> Any:
+    """The SDK's description of a service, by default of SageMaker's control plane."""
     import botocore.session
 
-    return botocore.session.Session().get_service_model("sagemaker")
+    return botocore.session.Session().get_service_model(service)
 
 
-def validate(operation: str, request: Any) -> None:
-    """Raise what SageMaker would answer when ``request`` breaks the model of ``operation``."""
-    shape = service_model().operation_model(operation).input_shape
+def validate(operation: str, request: Any, service: str = "sagemaker") -> None:
+    """Raise what the service would answer when ``request`` breaks the model of ``operation``."""
+    shape = service_model(service).operation_model(operation).input_shape
     if shape is None:
         return
     found = list(_violations(request, shape, ""))
