@@ -44,6 +44,8 @@ VARIANTS = MappingProxyType(
             "data.former_key_arns": f'["{_KEYS}/mrk-0123456789abcdef0123456789abcdef"]',
             "schedule.retraining": "rate(30 days)",
             "schedule.capacity": _HOURS,
+            "schedule.endpoint": '{"off": "cron(0 23 ? * MON-FRI *)", "on": "cron(0 7 ? * MON-FRI *)"}',
+            "serving.wake_on_request": "true",
             "recording.capture_percent": "5",
             "recording.capture_days": "7",
             "api.waf_requests_per_5_minutes": "2000",

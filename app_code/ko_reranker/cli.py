@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from ko_reranker import __version__, cuda_compat
-from ko_reranker.commands import capacity, cost, data, destroy, doctor, jobs, keys, pipeline
+from ko_reranker.commands import capacity, cost, data, destroy, doctor, endpoint, jobs, keys, pipeline
 from ko_reranker.commands.console import errors
 from ko_reranker.commands.evaluate import evaluate
 from ko_reranker.commands.serve import serve
@@ -33,6 +33,7 @@ app.command(rich_help_panel=_STAGE)(cost.cost)
 app.command(rich_help_panel=_STAGE)(capacity.capacity)
 app.command(rich_help_panel=_STAGE)(destroy.destroy)
 app.add_typer(pipeline.models, name="models", rich_help_panel=_STAGE)
+app.add_typer(endpoint.app, name="endpoint", rich_help_panel=_STAGE)
 app.add_typer(keys.app, name="keys", rich_help_panel=_STAGE)
 app.add_typer(data.app, name="data", help="Training data: validate, plan, stats, convert; on this machine, without an account.")
 app.command(rich_help_panel=_IMAGE)(jobs.train)

@@ -17,6 +17,7 @@ from zoneinfo import available_timezones
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ko_reranker import languages
+from ko_reranker.cron import Cron, share_between
 from ko_reranker.data.errors import PipelineError
 from ko_reranker.instances import INSTANCE_TYPE, Dtype, refusal
 from ko_reranker.problems import Problem, problems_of
@@ -31,6 +32,7 @@ InstanceType = Annotated[str, Field(pattern=f"^{INSTANCE_TYPE}$")]
 KeyArn = Annotated[str, Field(pattern=r"^arn:aws[a-z-]*:kms:[a-z0-9-]+:\d{12}:key/(mrk-)?[0-9a-f-]{32,36}$")]
 # What CloudWatch Logs knows.
 _LOG_DAYS = (1, 3, 5, 7, 14, 30, 60, 90, 120, 150, 180, 365, 400, 545, 731, 1096, 1827, 2192, 2557, 2922, 3288, 3653)
+CronText = Annotated[str, Field(pattern=r"^cron\(\S+( \S+){5}\)$")]
 TagKey = Annotated[str, Field(pattern=r"^[\w .:/=+@-]+$", max_length=128)]
 TagValue = Annotated[str, Field(pattern=r"^[\w .:/=+@-]*$", max_length=256)]
 # What every stage is tagged with; the budget goes by the first.
@@ -329,6 +331,10 @@ class Serving(_Bounds):
     server: Server
     canary: bool
     """Shift one instance's traffic first and roll back on alarms; needs two instances."""
+    wake_on_request: bool = False
+    """Bring an endpoint that was taken away back when somebody asks it; else only the clock and people do."""
+    wake_seconds: int = Field(600, ge=30, le=7200)
+    """What bringing it back takes, as callers are told meanwhile (Retry-After); requests begin it once in this time at most."""
 
     @model_validator(mode="after")
     def _instances(self) -> Serving:
@@ -451,8 +457,28 @@ class Recording(_Section):
 class Capacity(_Bounds):
     """How many instances the endpoint may have from a time on, until another time says otherwise."""
 
-    at: str = Field(pattern=r"^cron\(\S+( \S+){5}\)$")
+    at: CronText
     """Such as cron(0 20 ? * MON-FRI *): eight in the evening of working days."""
+
+
+class EndpointHours(_Section):
+    """When the endpoint is taken away and when it is brought back; of what is between them nothing is billed."""
+
+    off: CronText
+    """Such as cron(0 20 ? * MON-FRI *): eight in the evening of working days, until the next `on`."""
+    on: CronText
+    """Such as cron(0 8 ? * MON-FRI *)."""
+
+    @model_validator(mode="after")
+    def _apart(self) -> EndpointHours:
+        if self.share == 0:
+            raise ValueError("off is always at the time of on: the endpoint would never be there")
+        return self
+
+    @property
+    def share(self) -> float:
+        """The share of the time, 0 to 1, that the endpoint is there."""
+        return share_between(Cron.parse(self.on), Cron.parse(self.off))
 
 
 class Schedule(_Section):
@@ -466,11 +492,20 @@ class Schedule(_Section):
     """Its execution input; what is left out is the stage's default."""
     capacity: tuple[Capacity, ...] = ()
     """Other bounds for autoscaling than serving.min_instances and max_instances, by the hour; two at least, to come back."""
+    endpoint: EndpointHours | None = None
+    """When the endpoint is taken away, and brought back with the live model; null leaves it where it is."""
 
     @model_validator(mode="after")
     def _comes_back(self) -> Schedule:
         if len(self.capacity) == 1:
             raise ValueError("capacity needs a second time, at which it is what it was, or none")
+        if self.endpoint:
+            for item in self.capacity:
+                if item.at in (self.endpoint.off, self.endpoint.on):
+                    raise ValueError(
+                        f"capacity at {item.at} is when endpoint comes or goes, and would be missed: it comes back with "
+                        "serving.min_instances and max_instances, and capacity has to name a time at which it is there"
+                    )
         return self
 
 

@@ -72,6 +72,33 @@ def alarm_names(settings: Settings) -> list[str]:
     return [f"{settings.prefix}-endpoint-errors", f"{settings.prefix}-endpoint-latency"]
 
 
+# What "no instance reports" is called: the alarm of whoever shows it, which is quiet while the endpoint is away.
+SILENT = "endpoint-silent"
+# Of autoscaling: concurrent requests are published every ten seconds, so that a burst is met within a minute; the invocation
+# count takes several.
+SCALED_BY = "SageMakerVariantConcurrentRequestsPerModelHighResolution"
+SCALE_IN_COOLDOWN, SCALE_OUT_COOLDOWN = cdk.Duration.minutes(10), cdk.Duration.minutes(2)
+
+
+def scalable_target(prefix: str) -> dict[str, str]:
+    """What autoscaling knows the endpoint's instances by."""
+    return {
+        "ServiceNamespace": "sagemaker",
+        "ResourceId": f"endpoint/{prefix}/variant/{VARIANT}",
+        "ScalableDimension": "sagemaker:variant:DesiredInstanceCount",
+    }
+
+
+def target_tracking(serving: Serving) -> dict[str, Any]:
+    """The ``TargetTrackingScalingPolicyConfiguration`` of ``PutScalingPolicy``."""
+    return {
+        "TargetValue": serving.concurrent_requests_per_instance,
+        "PredefinedMetricSpecification": {"PredefinedMetricType": SCALED_BY},
+        "ScaleInCooldown": SCALE_IN_COOLDOWN.to_seconds(),
+        "ScaleOutCooldown": SCALE_OUT_COOLDOWN.to_seconds(),
+    }
+
+
 def rollout(settings: Settings) -> dict[str, Any]:
     """The ``DeploymentConfig`` of an update: one instance first, back again when an alarm goes off."""
     if not settings.serving.canary:

@@ -6,7 +6,7 @@ import aws_cdk as cdk
 from aws_cdk import aws_cloudwatch as cloudwatch
 from aws_cdk import aws_logs as logs
 
-from cdk.constructs.hosting import VARIANT, alarm_names
+from cdk.constructs.hosting import SILENT, VARIANT, alarm_names
 from cdk.constructs.observed import Graph, Observed, Query, Watch, executions, failure_watch, labelled
 from cdk.constructs.undelivered import Undelivered
 from ko_reranker.settings import Settings
@@ -86,7 +86,7 @@ class _Endpoint:
 
     def silence(self) -> Watch:
         return Watch(
-            name="endpoint-silent",
+            name=SILENT,
             says="No instance of the endpoint reports that it runs",
             # There is no metric of healthy instances; each that runs reports what it uses, once a minute.
             # https://docs.aws.amazon.com/sagemaker/latest/dg/monitoring-cloudwatch.html

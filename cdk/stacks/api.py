@@ -21,6 +21,7 @@ from cdk.constructs.api_observed import observed_api
 from cdk.constructs.api_root import ApiRoot
 from cdk.constructs.python_function import PythonFunction
 from cdk.constructs.rate_rule import RateRule
+from cdk.constructs.wake import wake_machine
 from ko_reranker.protocol.routes import ROUTES
 from ko_reranker.settings import Api, Settings, Tier
 
@@ -66,6 +67,8 @@ class ApiStack(cdk.Stack):
                 "COUNTS_TABLE": counts.table_name,
                 "DEADLINE_SECONDS": f"{settings.api.deadline_seconds:g}",
                 "CORS_ORIGINS": " ".join(settings.api.cors_origins),
+                "WAKE_SECONDS": str(settings.serving.wake_seconds),
+                **({"WAKE_MACHINE": self._wake_machine(settings)} if settings.serving.wake_on_request else {}),
             },
         )
         rerank.allow(
@@ -73,6 +76,8 @@ class ApiStack(cdk.Stack):
             on=[self.format_arn(service="sagemaker", resource="endpoint", resource_name=settings.prefix)],
         )
         rerank.allow("dynamodb:UpdateItem", on=[counts.table_arn])
+        if settings.serving.wake_on_request:
+            rerank.allow("states:StartExecution", on=[self._wake_machine(settings)])
         authorizer = PythonFunction(self, "Authorizer", folder="authorizer", timeout=cdk.Duration.seconds(5), memory_mb=256)
         api = self._api(settings)
         self._routes(api, rerank, authorizer, settings.api)
@@ -90,8 +95,19 @@ class ApiStack(cdk.Stack):
         cdk.CfnOutput(self, "ApiUrl", value=root.url, description=_URL_NOTES[settings.api.root])
         cdk.CfnOutput(self, "ApiKeyId", value=key.key_id)
 
+    def _wake_machine(self, settings: Settings) -> str:
+        return self.format_arn(
+            service="states",
+            resource="stateMachine",
+            resource_name=wake_machine(settings),
+            arn_format=cdk.ArnFormat.COLON_RESOURCE_NAME,
+        )
+
     def _counts(self) -> dynamodb.Table:
-        """The documents of each key in the present minute, by the key's id. Nothing in it is worth keeping."""
+        """The documents of each key in the present minute, by the key's id, and when the endpoint was last woken.
+
+        Nothing in it is worth keeping.
+        """
         counts = dynamodb.Table(
             self,
             "DocumentCounts",

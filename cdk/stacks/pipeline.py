@@ -18,7 +18,7 @@ from cdk.constructs.notifications import notify_about_failures
 from cdk.constructs.observed import FIVE_MINUTES, Graph, Observed, Query, executions, failure_watch, labelled
 from cdk.constructs.pipeline_functions import PipelineFunctions
 from cdk.constructs.retraining import Retraining
-from cdk.constructs.scheduled import ScheduledRetraining
+from cdk.constructs.scheduled import ScheduledExecutions
 from cdk.constructs.undelivered import Undelivered
 from cdk.stacks.data import DataStack
 from ko_reranker.retraining.training_request import TrainingPlace
@@ -78,14 +78,15 @@ class PipelineStack(cdk.Stack):
         )
         undelivered = Undelivered(self, "Undelivered")
         notify_about_failures(self, data.topic, retraining.machine.state_machine_arn, undelivered.queue)
-        if settings.schedule.retraining:
-            ScheduledRetraining(
+        schedule = settings.schedule
+        if schedule.retraining:
+            ScheduledExecutions(
                 self,
                 "ScheduledRetraining",
-                settings=settings.schedule,
                 machine=retraining.machine,
+                time_zone=schedule.time_zone,
                 undelivered=undelivered.queue,
-            )
+            ).start("Schedule", at=schedule.retraining, with_input=schedule.retraining_input, description="Begin a retraining")
         Housekeeping(self, "Housekeeping", settings=settings, builds=build_logs(self), undelivered=undelivered.queue)
         self.observed = self._observed(settings, undelivered)
         cdk.CfnOutput(self, "RetrainStateMachine", value=retraining.machine.state_machine_arn)

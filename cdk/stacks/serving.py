@@ -19,6 +19,8 @@ from constructs import Construct
 from cdk.constructs.clean_up import CleanUp
 from cdk.constructs.deployment import Deployment
 from cdk.constructs.hosting import (
+    SCALE_IN_COOLDOWN,
+    SCALE_OUT_COOLDOWN,
     VARIANT,
     alarm_names,
     allow_rollback_alarms,
@@ -26,6 +28,8 @@ from cdk.constructs.hosting import (
     data_capture,
     production_variant,
     rollout,
+    scalable_target,
+    target_tracking,
 )
 from cdk.constructs.image import allow_image_pull
 from cdk.constructs.job_roles import allow_job_basics
@@ -35,9 +39,11 @@ from cdk.constructs.notifications import notify_about_failures
 from cdk.constructs.observed import told
 from cdk.constructs.python_function import PythonFunction
 from cdk.constructs.release_guard import ReleaseGuard
+from cdk.constructs.scheduled import ScheduledExecutions
 from cdk.constructs.serving_observed import observed_serving
 from cdk.constructs.stores import CAPTURED
 from cdk.constructs.undelivered import Undelivered
+from cdk.constructs.wake import Wake
 from cdk.stacks.data import DataStack
 from ko_reranker.settings import Settings
 
@@ -102,6 +108,7 @@ class ServingStack(cdk.Stack):
             endpoint_role=role,
             first_config_arn=hosted[1].ref if hosted else None,
             first_model_arn=hosted[0].ref if hosted else None,
+            policy_name=hosted[2] if hosted else None,
             vpc=vpc,
             capture=self._capture,
         )
@@ -109,6 +116,7 @@ class ServingStack(cdk.Stack):
         self._start_on_approval(settings, deployment, undelivered)
         if settings.serving.enabled:
             self._check_after_every_change(settings, deployment, undelivered)
+            self._come_and_go(settings, deployment, undelivered)
         age = model_age(self, settings, data.live_model, undelivered.queue)
         self.observed = observed_serving(self, settings, age, undelivered)
         notify_about_failures(self, data.topic, deployment.machine.state_machine_arn, undelivered.queue)
@@ -117,7 +125,7 @@ class ServingStack(cdk.Stack):
 
     def _host(
         self, settings: Settings, role: iam.Role, data: DataStack, clean_up: CleanUp | None
-    ) -> tuple[sagemaker.CfnModel, sagemaker.CfnEndpointConfig]:
+    ) -> tuple[sagemaker.CfnModel, sagemaker.CfnEndpointConfig, str]:
         # Resolved by CloudFormation at every deploy, never at synth: package ARN, model data URI, image.
         live = ssm.StringListParameter.value_for_typed_list_parameter(self, data.live_model.name, ssm.ParameterValueType.STRING)
         # No physical names: CloudFormation must be able to replace a model and a configuration.
@@ -156,23 +164,31 @@ class ServingStack(cdk.Stack):
         )
         for alarm in alarms:
             endpoint.node.add_dependency(alarm)
-        guarded = {"EndpointConfig": config.attr_endpoint_config_name, "DeploymentConfig": deployment_config or {}}
-        guard = ReleaseGuard(self, "ReleaseGuard", settings=settings, releases=data.releases, guarded=guarded)
+        guarded = {
+            "EndpointConfig": config.attr_endpoint_config_name,
+            "DeploymentConfig": deployment_config or {},
+            "Bounds": {"Min": settings.serving.min_instances, "Max": settings.serving.max_instances},
+            "Tracking": target_tracking(settings.serving),
+            "Hours": [item.model_dump() for item in settings.schedule.capacity],
+        }
+        guard = ReleaseGuard(
+            self, "ReleaseGuard", settings=settings, releases=data.releases, endpoint=settings.prefix, guarded=guarded
+        )
         endpoint.node.add_dependency(guard.resource)
         if clean_up:
             # When the stack is deleted the endpoint goes first, then what releases made for it.
             endpoint.node.add_dependency(clean_up.resource)
-        self._scale(settings, endpoint)
-        return model, config
+        return model, config, self._scale(settings, endpoint)
 
-    def _scale(self, settings: Settings, endpoint: sagemaker.CfnEndpoint) -> None:
-        serving = settings.serving
+    def _scale(self, settings: Settings, endpoint: sagemaker.CfnEndpoint) -> str:
+        """Return the name of the scaling policy: an endpoint that is brought back gets it again from the state machine."""
+        serving, scaled = settings.serving, scalable_target(settings.prefix)
         target = autoscaling.ScalableTarget(
             self,
             "Instances",
             service_namespace=autoscaling.ServiceNamespace.SAGEMAKER,
-            resource_id=f"endpoint/{settings.prefix}/variant/{VARIANT}",
-            scalable_dimension="sagemaker:variant:DesiredInstanceCount",
+            resource_id=scaled["ResourceId"],
+            scalable_dimension=scaled["ScalableDimension"],
             min_capacity=serving.min_instances,
             max_capacity=serving.max_instances,
         )
@@ -188,11 +204,13 @@ class ServingStack(cdk.Stack):
         target.scale_to_track_metric(
             "ConcurrentRequests",
             target_value=serving.concurrent_requests_per_instance,
-            # Published every ten seconds, so that a burst is met within a minute; the invocation count takes several.
             predefined_metric=autoscaling.PredefinedMetric.SAGEMAKER_VARIANT_CONCURRENT_REQUESTS_PER_MODEL_HIGH_RESOLUTION,
-            scale_in_cooldown=cdk.Duration.minutes(10),
-            scale_out_cooldown=cdk.Duration.minutes(2),
+            scale_in_cooldown=SCALE_IN_COOLDOWN,
+            scale_out_cooldown=SCALE_OUT_COOLDOWN,
         )
+        policy = target.node.find_child("ConcurrentRequests").node.default_child
+        assert isinstance(policy, autoscaling.CfnScalingPolicy)  # noqa: S101 - what the construct is made of
+        return policy.policy_name
 
     def _rollback_alarms(self, settings: Settings, data: DataStack) -> list[cloudwatch.Alarm]:
         def metric(name: str, statistic: str) -> cloudwatch.Metric:
@@ -263,6 +281,19 @@ class ServingStack(cdk.Stack):
         package = events.EventField.from_path("$.detail.ModelPackageArn")
         named = events.RuleTargetInput.from_object({"model_package": package})
         rule.add_target(targets.SfnStateMachine(deployment.machine, input=named, dead_letter_queue=undelivered.queue))
+
+    def _come_and_go(self, settings: Settings, deployment: Deployment, undelivered: Undelivered) -> None:
+        """By the clock, and at a request where the settings say so."""
+        machine, schedule = deployment.machine, settings.schedule
+        if schedule.endpoint:
+            hours = ScheduledExecutions(
+                self, "EndpointHours", machine=machine, time_zone=schedule.time_zone, undelivered=undelivered.queue
+            )
+            off, on = {"endpoint": "off"}, {"endpoint": "on"}
+            hours.start("Off", at=schedule.endpoint.off, with_input=off, description="Take the endpoint away")
+            hours.start("On", at=schedule.endpoint.on, with_input=on, description="Bring the endpoint back")
+        if settings.serving.wake_on_request:
+            Wake(self, "Wake", settings=settings, machine=machine)
 
     def _check_after_every_change(self, settings: Settings, deployment: Deployment, undelivered: Undelivered) -> None:
         """Whoever changed the endpoint, the deploy state machine checks whether it runs the recorded model now."""

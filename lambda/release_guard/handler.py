@@ -1,4 +1,4 @@
-"""Refuse a deploy that would change the endpoint while a release does."""
+"""Refuse a deploy that would change the endpoint while a release does, or while there is none."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import time
 from typing import Any
 
 import boto3
-from guarding import holder, let_pass
+from guarding import away, holder, let_pass
 
 from ko_reranker.custom_resource import answer
 
@@ -16,6 +16,7 @@ CLOUDFORMATION, DYNAMODB, STEP_FUNCTIONS = (
     boto3.client("dynamodb"),
     boto3.client("stepfunctions"),
 )
+SAGEMAKER, ENDPOINT_NAME = boto3.client("sagemaker"), os.environ["ENDPOINT_NAME"]
 TABLE, LOCK_ID, POLL_SECONDS = os.environ["TABLE"], os.environ["LOCK_ID"], float(os.environ["POLL_SECONDS"])
 
 
@@ -27,5 +28,6 @@ def handler(event: dict[str, Any], context: Any) -> None:
             CLOUDFORMATION,
             held_by=lambda: holder(DYNAMODB, STEP_FUNCTIONS, TABLE, LOCK_ID),
             wait=lambda: time.sleep(POLL_SECONDS),
+            is_away=lambda: away(SAGEMAKER, ENDPOINT_NAME),
         ),
     )

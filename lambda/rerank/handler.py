@@ -9,6 +9,7 @@ from document_counts import CountsClient, DocumentCounts
 from model_endpoint import ModelEndpoint
 from reranking import Settings, answer
 from sagemaker_runtime import RuntimeClient
+from waking import Bell, StatesClient, Waking
 
 SETTINGS = Settings.from_environment(os.environ)
 ENDPOINT = ModelEndpoint(
@@ -18,8 +19,15 @@ ENDPOINT = ModelEndpoint(
     parallel_calls=SETTINGS.parallel_calls,
     deadline_seconds=SETTINGS.deadline_seconds,
 )
-COUNTS = DocumentCounts(SETTINGS.counts_table, CountsClient.from_environment(os.environ)) if SETTINGS.counts_table else None
+TABLE = CountsClient.from_environment(os.environ)
+COUNTS = DocumentCounts(SETTINGS.counts_table, TABLE) if SETTINGS.counts_table else None
+BELL = (
+    Bell(SETTINGS.wake_machine, SETTINGS.counts_table, TABLE, StatesClient.from_environment(os.environ))
+    if SETTINGS.wake_machine and SETTINGS.counts_table
+    else None
+)
+WAKING = Waking(SETTINGS.wake_seconds, BELL)
 
 
 def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
-    return answer(event, ENDPOINT, SETTINGS, COUNTS)
+    return answer(event, ENDPOINT, SETTINGS, COUNTS, WAKING)

@@ -37,7 +37,8 @@ _FACTS_SECONDS = 60.0
 _THROTTLED = {"ThrottlingException", "Throttling", "TooManyRequestsException", "RequestLimitExceeded"}
 _VALIDATION = {"ValidationError", "ValidationException"}
 _OUTAGE = {"ServiceUnavailable", "ServiceUnavailableException", "InternalDependencyException"}
-_ABSENT = ("not found", "could not find", "no capacity", "not in service", "not ready")
+_ABSENT = ("not found", "could not find")
+_UNREADY = ("no capacity", "not in service", "not ready")
 _CALLERS_FAULT = {400, 413, 415, 422}
 
 _RETRY_BUSY, _RETRY_SLOW, _RETRY_STARTING = 1, 5, 30
@@ -53,6 +54,10 @@ class UpstreamError(ProtocolError):
     def __init__(self, shown: ProtocolError, cause: str) -> None:
         super().__init__(shown.status, shown.message, shown.param, shown.error_type, shown.headers)
         self.cause = cause
+
+
+class EndpointAway(UpstreamError):
+    """There is no endpoint, or none that has begun to serve: it was taken away, or is just being made."""
 
 
 class ModelEndpoint:
@@ -187,8 +192,10 @@ def translate(error: EndpointError) -> UpstreamError:
         return _translate_model_error(error.members)
     if code in _THROTTLED:
         return UpstreamError(busy("too many requests for the model", _RETRY_BUSY), code)
-    if code == "ModelNotReadyException" or (code in _VALIDATION and _names_absence(message)):
-        return UpstreamError(busy("the model is starting or switched off", _RETRY_STARTING), code)
+    if code in _VALIDATION and _names(_ABSENT, message):
+        return EndpointAway(busy("the model is switched off or starting", _RETRY_STARTING), code)
+    if code == "ModelNotReadyException" or (code in _VALIDATION and _names(_UNREADY, message)):
+        return UpstreamError(busy("the model is starting", _RETRY_STARTING), code)
     if error.status == 413:
         return UpstreamError(_too_large(), code)
     if code in _OUTAGE or error.status in {502, 503, 504}:
@@ -254,8 +261,8 @@ def _in_parallel(call: Callable[[int], RerankResult], count: int, at_a_time: int
     return results
 
 
-def _names_absence(message: str) -> bool:
-    return any(words in message.lower() for words in _ABSENT)
+def _names(phrases: Sequence[str], message: str) -> bool:
+    return any(words in message.lower() for words in phrases)
 
 
 def _too_large() -> ProtocolError:

@@ -52,6 +52,14 @@ class Report:
         self._facts["uncounted_cause"] = cause
         self._metrics["uncounted"] = (_COUNT, 1)
 
+    def woke(self) -> None:
+        """Note that this request has the endpoint brought back."""
+        self._metrics["wakes"] = (_COUNT, 1)
+
+    def not_woken(self, cause: str) -> None:
+        """Note why the endpoint, which is away, isn't brought back by this request."""
+        self._facts["not_woken_cause"] = cause
+
     def result(self, result: RerankResult) -> None:
         """Note what was answered."""
         self._facts["model"] = result.model

@@ -10,9 +10,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from document_counts import DocumentCounts, Standing, Uncounted
-from model_endpoint import DEADLINE_SECONDS, ModelEndpoint
+from model_endpoint import DEADLINE_SECONDS, EndpointAway, ModelEndpoint
 from reporting import Report, defect
 from tiers import Caller, Tier, caller_of, read_tiers
+from waking import Waking
 
 from ko_reranker.protocol import (
     MAX_DOCUMENTS,
@@ -55,6 +56,8 @@ class Settings:
         tiers: what keys may send, by the name of their tier; the first is that of keys that name none.
         counts_table: the DynamoDB table that counts the documents of each key; None counts none.
         cors_origins: web pages of these origins may call the API from a browser, ``*`` for all.
+        wake_seconds: what bringing an endpoint back takes that was taken away.
+        wake_machine: the state machine (ARN) that does so when it is asked; None has nothing brought back by requests.
     """
 
     endpoint_name: str
@@ -66,6 +69,8 @@ class Settings:
     tiers: Mapping[str, Tier] = field(default_factory=dict)
     counts_table: str | None = None
     cors_origins: tuple[str, ...] = ()
+    wake_seconds: int = 600
+    wake_machine: str | None = None
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> Settings:
@@ -77,7 +82,8 @@ class Settings:
         name = environment.get("ENDPOINT_NAME", "").strip()
         if not name:
             raise WrongVariable("the environment variable ENDPOINT_NAME is not set: the CDK stack sets it, deploy again")
-        counts = {key: _count(environment, key.upper()) for key in ("max_documents", "documents_per_call", "parallel_calls")}
+        counted = ("max_documents", "documents_per_call", "parallel_calls", "wake_seconds")
+        counts = {key: _count(environment, key.upper()) for key in counted}
         return cls(
             name,
             environment.get("METRICS_NAMESPACE") or _DEFAULT_NAMESPACE,
@@ -86,6 +92,7 @@ class Settings:
             tiers=_tiers(environment, "TIERS"),
             counts_table=environment.get("COUNTS_TABLE") or None,
             cors_origins=tuple(environment.get("CORS_ORIGINS", "").split()),
+            wake_machine=environment.get("WAKE_MACHINE") or None,
         )
 
     def max_documents_of(self, tier: Tier) -> int:
@@ -125,7 +132,11 @@ def _seconds(environment: Mapping[str, str], name: str) -> float | None:
 
 
 def answer(
-    event: Mapping[str, Any], endpoint: ModelEndpoint, settings: Settings, counts: DocumentCounts | None = None
+    event: Mapping[str, Any],
+    endpoint: ModelEndpoint,
+    settings: Settings,
+    counts: DocumentCounts | None = None,
+    waking: Waking | None = None,
 ) -> dict[str, Any]:
     """Return the proxy response to an API Gateway REST event; whatever happens, it is one.
 
@@ -134,12 +145,13 @@ def answer(
         endpoint: the model.
         settings: limits.
         counts: of the documents of each key; None counts none.
+        waking: tells callers of an endpoint that is away when to come again; None has nothing brought back.
     """
     headers = _headers(event)
     preflight = preflight_headers(str(event.get("httpMethod")), headers, settings.cors_origins)
     if preflight is not None:
         return {"statusCode": 204, "headers": preflight, "body": "", "isBase64Encoded": False}
-    response = _answer(event, headers, endpoint, settings, counts)
+    response = _answer(event, headers, endpoint, settings, counts, waking or Waking(settings.wake_seconds))
     response["headers"] |= cors_headers(headers.get("origin"), settings.cors_origins)
     return response
 
@@ -150,6 +162,7 @@ def _answer(
     endpoint: ModelEndpoint,
     settings: Settings,
     counts: DocumentCounts | None,
+    waking: Waking,
 ) -> dict[str, Any]:
     request_id = str(_table(event, "requestContext").get("requestId") or "unknown")
     report = Report(settings.namespace, settings.endpoint_name, request_id)
@@ -157,7 +170,13 @@ def _answer(
         caller = caller_of(event, settings.tiers)
         path = normalise_path(str(event.get("path") or "/"))
         operation = find_operation(PUBLIC_ROUTES, str(event.get("httpMethod")), path)
-        return _HANDLERS[operation](_Asked(event, headers, operation, path, endpoint, settings, counts, caller, report))
+        asked = _Asked(event, headers, operation, path, endpoint, settings, counts, caller, report)
+        try:
+            return _HANDLERS[operation](asked)
+        except EndpointAway as away:
+            # Who only asks what there is, such as a monitor every minute, keeps no endpoint running.
+            waking.tell(away, report, wake=operation == "rerank")
+            raise
     except ProtocolError as error:
         report.fail(error)
         return _response(error.status, encode_body(error.body()), request_id, error.headers)

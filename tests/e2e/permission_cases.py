@@ -22,6 +22,8 @@ class Run(StrEnum):
     NOTICE = auto()  # a retraining that fails, and who hears of it
     CALL = auto()  # a call of the rerank API
     COUNT = auto()  # a call whose documents are counted
+    AWAY = auto()  # the endpoint is taken away, and comes back
+    WAKE = auto()  # a call of the rerank API while it is away
     AGE = auto()  # a look at how old the live model is
     HOUSEKEEPING = auto()  # the daily look at what is old
 
@@ -78,6 +80,16 @@ SHOWN: dict[str, dict[Run, dict[str, str]]] = {
             ),
         },
         Run.STALE_LOCK: {"DeploymentDeployRole": "dynamodb:GetItem states:DescribeExecution"},
+        Run.AWAY: {
+            "DeploymentDeployRole": (
+                "sagemaker:CreateEndpoint sagemaker:DeleteEndpoint sagemaker:UpdateEndpointWeightsAndCapacities "
+                "cloudwatch:DisableAlarmActions cloudwatch:EnableAlarmActions "
+                "cloudwatch:PutMetricAlarm cloudwatch:DescribeAlarms cloudwatch:DeleteAlarms "
+                "application-autoscaling:RegisterScalableTarget application-autoscaling:DeregisterScalableTarget "
+                "application-autoscaling:PutScalingPolicy application-autoscaling:PutScheduledAction"
+            ),
+        },
+        Run.WAKE: {"WakeMachineRole": "states:StartExecution"},
         Run.EVENT: {"DeploymentDeployMachineEventsRole": "states:StartExecution"},
         Run.AGE: {"ModelAgeRole": "ssm:GetParameter sagemaker:DescribeModelPackage"},
     },
@@ -88,22 +100,24 @@ SHOWN: dict[str, dict[Run, dict[str, str]]] = {
             "AuthorizerFunction for authorizers/*": _INVOKE,
         },
         Run.COUNT: {"RerankRole": "dynamodb:UpdateItem"},
+        Run.WAKE: {"RerankRole": "states:StartExecution"},
     },
 }
 
 # (owner, action), both regular expressions -> reason
 NOT_SHOWN: dict[tuple[str, str], str] = {
     ("CleanUpDoRole", "(s3|sagemaker|cloudformation):.*"): "needed when the stack is deleted, which test_destroy.py does",
-    ("ReleaseGuardLookRole", "(dynamodb|states|cloudformation|kms):.*"): (
+    ("ReleaseGuardLookRole", "(dynamodb|states|cloudformation|kms|sagemaker):.*"): (
         "needed when a deploy changes the endpoint, which test_local_custom_resources.py does"
     ),
     (".*", r"logs:(CreateLogGroup|CreateLogStream|DescribeLogStreams|PutLogEvents)|cloudwatch:PutMetricData"): (
         "logs and metrics are written beside the work: without the permission they are lost, and the work is done"
     ),
-    (r".*(Retrain|Deploy)Role", r"logs:(\w+LogDeliver(y|ies)|PutResourcePolicy|DescribeResourcePolicies|DescribeLogGroups)"): (
-        "checked on AWS when the delivery of a state machine's log is set up; the local cloud delivers none"
-    ),
-    (r".*(Retrain|Deploy)Role", "xray:.*"): "traces are written beside the work, on AWS only",
+    (
+        r".*(Retrain|Deploy|WakeMachine)Role",
+        r"logs:(\w+LogDeliver(y|ies)|PutResourcePolicy|DescribeResourcePolicies|DescribeLogGroups)",
+    ): ("checked on AWS when the delivery of a state machine's log is set up; the local cloud delivers none"),
+    (r".*(Retrain|Deploy|WakeMachine)Role", "xray:.*"): "traces are written beside the work, on AWS only",
     (r"(GateRole|SmokeTestRole|TranslateRole|RetrainingRetrainRole)", "s3:ListBucket"): (
         "makes S3 say 404 instead of 403 when an object is missing, which is what the reader then says"
     ),
@@ -115,6 +129,7 @@ NOT_SHOWN: dict[tuple[str, str], str] = {
     ),
     ("HousekeepingDoRole", "sagemaker:Delete(Model|EndpointConfig)"): "used on what is months old, which nothing here is",
     ("HousekeepingDoFunction for HousekeepingDaily", _INVOKE): "the schedule asks it once a day, which no test waits for",
+    ("EndpointHoursRole", "(states:StartExecution|sqs:SendMessage)"): "used at its hours, which no test waits for",
     ("ModelAgeFunction for Daily", _INVOKE): "the schedule asks it once a day, which no test waits for",
     ("LiveModelKeeperRole", "ssm:(Put|Delete)Parameter"): "used once, when the data stack is made or taken away",
     ("RetrainingRetrainRole", r"sagemaker:Stop\w+Job"): "needed when an execution with a running job is stopped",

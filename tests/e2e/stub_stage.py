@@ -8,14 +8,14 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import httpx
 from deployed_stage import PROJECT
 
-from ko_reranker.operations import asking, executions
+from ko_reranker.operations import asking, endpoint, executions
 from ko_reranker.operations.errors import OperationError
 from ko_reranker.operations.executions import Outcome
 from ko_reranker.operations.project import Project
@@ -45,9 +45,11 @@ class StubStage:
 
     Args:
         root: the local cloud's folder.
+        settings: other settings than those of the local stage.
     """
 
-    def __init__(self, root: Path, port: int, gateway_port: int) -> None:
+    def __init__(self, root: Path, port: int, gateway_port: int, settings: Mapping[str, str] | None = None) -> None:
+        self._settings = dict(settings or {})
         # Jobs name the image's program: the stub must go by the same name.
         program = root / "image" / "ko-reranker"
         program.parent.mkdir(parents=True)
@@ -64,7 +66,8 @@ class StubStage:
     def deploy(self) -> None:
         """Synthesise once; deploy the data stack, choose a first model by hand, and deploy the rest."""
         deploying.bootstrap(PROJECT, self.cloud)
-        self.cdk("synth", "--quiet", "--context", "stage=local", "--output", str(self.assembly))
+        context = [word for pair in self._settings.items() for word in ("--context", "=".join(pair))]
+        self.cdk("synth", "--quiet", "--context", "stage=local", *context, "--output", str(self.assembly))
         self.stage = Stage.connect("local", Project.find(PROJECT), cloud=self.cloud)
         self.cdk("deploy", f"{self.stage.prefix}-data", "--exclusively", "--app", str(self.assembly))
         bucket = self.stage.output("DataBucket")
@@ -209,6 +212,57 @@ class StubStage:
         else:
             dynamodb.delete_item(TableName=table, Key={"id": {"S": "lock"}})
 
+    def switch(self, to: Literal["on", "off"]) -> Outcome:
+        """Bring the endpoint ``on`` or take it ``off``; return how that ended."""
+        return self.outcome(endpoint.switch(self.stage, to))
+
+    def come_back(self) -> Outcome:
+        """Take an endpoint that is there away and bring it back; return what failed first, or the last."""
+        if (self.stage.live_model() or ["none"])[0] == "none":
+            assert (released := self.release()) and released.succeeded
+        steps: list[Literal["on", "off"]] = ["on", "off", "on"]
+        for to in steps:
+            outcome = self.switch(to)
+            if not outcome.succeeded:
+                break
+        return outcome
+
+    def is_there(self) -> bool:
+        """Whether there is an endpoint, whatever its status."""
+        return endpoint.look(self.stage).status is not None
+
+    def wake(self) -> str:
+        """Take the endpoint away and ask the API, which wakes it once in its `serving.wake_seconds`.
+
+        Returns:
+            What went wrong, or nothing.
+        """
+        if (self.stage.live_model() or ["none"])[0] == "none":
+            assert (released := self.release()) and released.succeeded
+        off = self.switch("off")
+        assert off.succeeded, off.cause
+        seconds = 30
+
+        def answered() -> bool:
+            answer = self.post()
+            assert answer.status_code in (200, 429), answer.text
+            assert answer.status_code == 200 or 15 <= int(answer.headers["Retry-After"]) <= seconds
+            return answer.status_code == 200 or bool(time.sleep(0.5))
+
+        # Another wake may have begun within this one's time.
+        if eventually(answered, seconds + _SECONDS):
+            return ""
+        machine = self.stage.output("DeployStateMachine").removesuffix("-deploy") + "-wake"
+        client = self.cloud.client("stepfunctions")
+        found = client.list_executions(stateMachineArn=machine)["executions"][:1]
+        causes = [client.describe_execution(executionArn=item["executionArn"]).get("cause", "") for item in found]
+        return f"a request does not bring the endpoint back: {causes}"
+
+    def post(self) -> httpx.Response:
+        """Send a request to the rerank API."""
+        headers = {"x-api-key": self.stage.api_key}
+        return httpx.post(f"{self.stage.api_url}/v2/rerank", json=_GOLDEN, headers=headers, timeout=30)
+
     def ask(self) -> str:
         """Ask the rerank API; return what went wrong, or nothing."""
         try:
@@ -219,9 +273,7 @@ class StubStage:
 
     def documents_left(self) -> str:
         """Ask the rerank API; return how many documents the key has left in this minute, "" when nobody counts them."""
-        answer = httpx.post(
-            f"{self.stage.api_url}/v2/rerank", json=_GOLDEN, headers={"x-api-key": self.stage.api_key}, timeout=30
-        )
+        answer = self.post()
         assert answer.status_code == 200, answer.text
         return answer.headers.get("x-ratelimit-remaining", "")
 

@@ -61,7 +61,7 @@ def check(answer: httpx.Response, status: int, retry_after: str | None) -> None:
     [
         (lambda server: server.fails("ThrottlingException"), 429, "1"),
         (lambda server: server.fails("ModelNotReadyException", status=429), 429, "30"),
-        (lambda server: server.fails("ValidationError", "Endpoint ko-reranker-local not found."), 429, "30"),
+        (lambda server: server.fails("ValidationError", "Endpoint ko-reranker-local not found."), 429, "60"),
         (lambda server: server.fails("ModelError", status=424, OriginalStatusCode=429), 429, "1"),
         (lambda server: server.fails("ModelError", status=424, OriginalStatusCode=422, OriginalMessage=REFUSAL), 422, None),
         (lambda server: server.fails("ModelError", status=424, OriginalStatusCode=500), 500, None),

@@ -6,6 +6,7 @@ permission out of one stack's template, updates the stack through CloudFormation
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterator
 
@@ -40,11 +41,13 @@ PROBLEMS: dict[Run, Callable[[StubStage], str]] = {
     Run.NOTICE: lambda stub: "" if stub.notice() else "nobody hears of the failure",
     Run.CALL: lambda stub: stub.ask(),
     Run.COUNT: lambda stub: "" if stub.documents_left() else "nobody counts the documents",
+    Run.AWAY: lambda stub: failure(stub.come_back()),
+    Run.WAKE: lambda stub: stub.wake(),
     Run.AGE: lambda stub: stub.look_at_age(),
     Run.HOUSEKEEPING: lambda stub: stub.keep_house(),
 }
 # Neither EventBridge nor API Gateway tells a caller which permission is missing; the cloud's log does.
-SILENT = (Run.EVENT, Run.NOTICE, Run.CALL, Run.COUNT)
+SILENT = (Run.EVENT, Run.NOTICE, Run.CALL, Run.COUNT, Run.WAKE)
 # How a missing permission shows where the action is not named.
 UNNAMED = {
     # HEAD requests, boto3's first one of a download, are answered without a body.
@@ -62,9 +65,20 @@ def failure(outcome: Outcome | None) -> str:
     return (outcome.cause or outcome.status) if outcome and outcome.status == "FAILED" else ""
 
 
+# With what is asked for less often; its hours come once a year.
+SETTINGS = {
+    "serving.wake_on_request": "true",
+    "serving.wake_seconds": "30",
+    "schedule.endpoint": '{"off": "cron(0 3 1 1 ? *)", "on": "cron(0 4 1 1 ? *)"}',
+    "schedule.capacity": json.dumps(
+        [{"at": f"cron(0 {hour} 2 1 ? *)", "min_instances": 1, "max_instances": most} for hour, most in ((3, 1), (4, 2))]
+    ),
+}
+
+
 @pytest.fixture(scope="module")
 def stub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StubStage]:
-    stub = StubStage(tmp_path_factory.mktemp("stub"), free_port(), free_port())
+    stub = StubStage(tmp_path_factory.mktemp("stub"), free_port(), free_port(), SETTINGS)
     with stub.cloud:
         stub.deploy()
         yield stub
@@ -81,6 +95,9 @@ def assert_all_is_well(stub: StubStage) -> None:
     assert not stub.ask()
     assert stub.documents_left()
     assert stub.notice()
+    back = stub.come_back()
+    assert back.succeeded, back.cause
+    assert not stub.wake()
     assert not stub.look_at_age()
     assert not stub.keep_house()
 
@@ -103,10 +120,16 @@ def test_without_one_permission_the_run_fails_and_says_so(
         template = without(template, TRANSLATION)
     stub.change(stack, template)
     problem = PROBLEMS[run](stub)
+    if run in (Run.AWAY, Run.WAKE):  # the next run needs an endpoint
+        causes, problem = stub.causes(), problem or ""
+        stub.restore()
+        assert stub.switch("on").succeeded
+    else:
+        causes = stub.causes() if run not in SILENT else ""
     assert problem, f"nothing fails without {permission}"
 
     words = f"{re.escape(permission.action)}|{UNNAMED.get(permission.action, '(?!)')}"
-    told = eventually(lambda: re.search(words, problem + (stub.log() if run in SILENT else stub.causes())), 5)
+    told = eventually(lambda: re.search(words, problem + (stub.log() if run in SILENT else causes)), 5)
     assert told, problem
 
 

@@ -60,6 +60,7 @@ def test_jobs_models_and_configurations_have_the_tags_that_resources_have(
         "Mine hard negatives",
         "Create the model",
         "Create the endpoint configuration",
+        "Create the endpoint",
     }
     assert all({tag["Key"]: tag["Value"] for tag in found} == tags for found in made.values())
 

@@ -51,6 +51,16 @@ def test_counts_are_the_templates(everything: Templates) -> None:
     assert found["alarm_metric_month"].count > 12
 
 
+def test_hours_that_the_endpoint_is_away_are_not_paid_for(prod: Templates) -> None:
+    hours = '{"off": "cron(0 20 ? * MON-FRI *)", "on": "cron(0 8 ? * MON-FRI *)"}'
+    settings = load_settings({**CONTEXT, "stage": "prod", "schedule.endpoint": hours})
+    assert settings.schedule.endpoint is not None
+    lines = costs.at_rest(prod, Prices(), endpoint_share=settings.schedule.endpoint.share)
+    counts = {line.setting.removeprefix("prices."): line.count for line in lines}
+    assert counts["instance_hour.ml.g5.xlarge"] == pytest.approx(2 * 730 * 60 / 168)
+    assert counts["dashboard_month"] == counts["kms_key_month"] == 1
+
+
 def test_a_retraining_costs_at_most_what_its_limits_let_it() -> None:
     given = {"stage": "prod", "training.instance_count": "2", "training.max_hours": "10", "evaluation.max_hours": "3"}
     training, evaluation = costs.retraining_at_most(load_settings({**CONTEXT, **given}))
@@ -87,5 +97,6 @@ def test_the_command_says_which_prices_it_lacks(monkeypatch: pytest.MonkeyPatch,
     assert re.search(r"offers/v1\.0/aws/awskms/current/ap-northeast-2/index\.json, 2026-10-01", done.output)
     assert "no price: prices.instance_hour.ml.g5.xlarge is empty" in done.output
     assert re.search(r"5\.70 USD and what 1 more without a price cost", done.output)
+    assert "with its endpoint, which" not in done.output
     done = CliRunner().invoke(app, ["cost", "--seconds", "0.3", "--documents", "150"])
     assert "A million calls of 0.3 s" in done.output and "of 150 documents elsewhere" in done.output

@@ -230,7 +230,7 @@ def test_an_update_shifts_one_instance_first_and_goes_back_on_the_endpoints_own_
 
 def test_what_is_live_is_what_the_endpoint_runs_and_not_only_what_the_record_says(prod: Templates) -> None:
     states = dict(machines(prod["serving"]))["deploy"]["States"]
-    [in_service, _] = states["Is the endpoint ready?"]["Choices"]
+    in_service = states["Is the endpoint ready?"]["Choices"][0]
     assert states[in_service["Next"]]["Resource"].endswith("sagemaker:describeEndpointConfig")
     already, checking = states["Does it run the package?"]["Choices"]
     assert {rule["Variable"] for rule in already["And"]} == {"$.runs.data", "$.runs.image", "$.live.parts[0]"}
@@ -345,6 +345,53 @@ def test_the_endpoint_has_other_bounds_by_the_hour_of_a_time_zone(prod: Template
     ]
 
 
+def test_the_endpoint_comes_and_goes_by_the_hour_of_a_time_zone(everything: Templates) -> None:
+    serving = everything["serving"]
+    schedules = [item["Properties"] for _, item in resources({"serving": serving}, "AWS::Scheduler::Schedule")]
+    assert {item["ScheduleExpressionTimezone"] for item in schedules} == {"Asia/Seoul"}
+    assert {(item["ScheduleExpression"], item["Target"]["Input"]) for item in schedules} == {
+        ("cron(0 23 ? * MON-FRI *)", '{"endpoint": "off"}'),
+        ("cron(0 7 ? * MON-FRI *)", '{"endpoint": "on"}'),
+    }
+    [started] = {item["Target"]["Arn"]["Ref"] for item in schedules}
+    assert serving["Resources"][started]["Properties"]["StateMachineName"] == "ko-reranker-prod-deploy"
+    may = {actions for who, actions, _ in statements(serving) if who.startswith("EndpointHours")}
+    assert may == {"states:StartExecution", "sqs:SendMessage"}
+
+
+def test_an_endpoint_comes_back_with_the_scaling_that_the_stack_gave_it(everything: Templates) -> None:
+    [(_, target)] = resources(everything, "AWS::ApplicationAutoScaling::ScalableTarget")
+    [(_, policy)] = resources(everything, "AWS::ApplicationAutoScaling::ScalingPolicy")
+    states = dict(machines(everything["serving"]))["deploy"]["States"]
+    target, policy = target["Properties"], policy["Properties"]
+    named = {key: target[key] for key in ("ServiceNamespace", "ResourceId", "ScalableDimension")}
+    bounds = {key: target[key] for key in ("MinCapacity", "MaxCapacity")}
+    assert states["Register its scalable target"]["Parameters"] == {**named, **bounds}
+    tracking = {key: policy[key] for key in ("PolicyName", "PolicyType", "TargetTrackingScalingPolicyConfiguration")}
+    assert states["Put its scaling policy"]["Parameters"] == {**named, **tracking}
+    actions = [states[f"Put its scheduled action {place}"]["Parameters"] for place in (1, 2)]
+    assert actions == [{**named, **action} for action in target["ScheduledActions"]]
+    # A deploy that would change any of it is refused while there is no endpoint.
+    [(_, guard)] = resources(everything, "Custom::ReleaseGuard")
+    assert {"Bounds", "Tracking", "Hours"} <= guard["Properties"].keys()
+
+
+def test_the_alarm_on_a_silent_endpoint_is_the_one_that_is_muted_while_it_is_away(everything: Templates) -> None:
+    states = dict(machines(everything["serving"]))["deploy"]["States"]
+    alarms = {item["Properties"]["AlarmName"] for _, item in resources(everything, "AWS::CloudWatch::Alarm")}
+    for name in ("Disable its alarm's actions", "Enable its alarm's actions"):
+        [alarm] = states[name]["Parameters"]["AlarmNames"]
+        assert alarm in alarms
+
+
+def test_who_takes_requests_may_bring_the_endpoint_back_and_start_nothing_else(prod: Templates, everything: Templates) -> None:
+    assert not [actions for who, actions, _ in statements(prod["api"]) if "states:" in actions]
+    [(_, may)] = [(who, statement) for who, actions, statement in statements(everything["api"]) if "states:" in actions]
+    assert "stateMachine:STAGE-wake" in may and "deploy" not in may
+    [start] = dict(machines(everything["serving"]))["wake"]["States"].values()
+    assert start["Parameters"]["Input"] == {"endpoint": "on"}
+
+
 def test_quotas_are_those_of_the_busiest_hour() -> None:
     context = json.loads((ROOT / "cdk.json").read_text(encoding="utf-8"))["context"]
     assert load_settings({**context, "stage": "prod"}).most_instances == 4
@@ -360,12 +407,27 @@ def test_quotas_are_those_of_the_busiest_hour() -> None:
         ("schedule.retraining", "0 3 1 * *"),
         ("schedule.retraining", "rate(5 minutes)"),
         ("schedule.retraining_input", "[]"),
+        ("schedule.endpoint", '{"off": "cron(0 20 * * ? *)"}'),
+        ("schedule.endpoint", '{"off": "rate(12 hours)", "on": "cron(0 8 * * ? *)"}'),
+        ("schedule.endpoint", '{"off": "cron(0 25 * * ? *)", "on": "cron(0 8 * * ? *)"}'),
+        ("schedule.endpoint", '{"off": "cron(0 8 * * * *)", "on": "cron(0 8 * * ? *)"}'),
+        ("schedule.endpoint", '{"off": "cron(0 8 * * ? *)", "on": "cron(0 8 ? * MON-FRI *)"}'),
     ],
 )
 def test_a_schedule_that_cannot_be_is_refused(key: str, value: str) -> None:
     context = json.loads((ROOT / "cdk.json").read_text(encoding="utf-8"))["context"]
     with pytest.raises(SettingsError, match=key.removesuffix(".capacity")):
         load_settings({**context, "stage": "prod", key: value})
+
+
+def test_bounds_that_begin_when_the_endpoint_goes_or_comes_are_refused() -> None:
+    context = json.loads((ROOT / "cdk.json").read_text(encoding="utf-8"))["context"]
+    capacity = '[{"at": "cron(0 8 * * ? *)", "min_instances": 2, "max_instances": 4}, ' + (
+        '{"at": "cron(0 18 * * ? *)", "min_instances": 1, "max_instances": 2}]'
+    )
+    hours = '{"off": "cron(0 20 * * ? *)", "on": "cron(0 8 * * ? *)"}'
+    with pytest.raises(SettingsError, match=r"schedule: .*capacity at cron\(0 8 \* \* \? \*\) is when endpoint comes or goes"):
+        load_settings({**context, "stage": "prod", "schedule.capacity": capacity, "schedule.endpoint": hours})
 
 
 def test_machine_logs_hold_no_data(prod: Templates) -> None:

@@ -161,7 +161,8 @@ def serving(instance_type: str) -> Fill:
         name = config.attr_endpoint_config_name
         endpoint = sagemaker.CfnEndpoint(stack, "Endpoint", endpoint_name="guarded", endpoint_config_name=name)
         settings = load_settings({**CONTEXT, "stage": "local"})
-        guard = ReleaseGuard(stack, "Guard", settings=settings, releases=releases, guarded={"EndpointConfig": name})
+        guarded = {"EndpointConfig": name}
+        guard = ReleaseGuard(stack, "Guard", settings=settings, releases=releases, endpoint="guarded", guarded=guarded)
         endpoint.node.add_dependency(guard.resource)
 
     return fill

@@ -332,7 +332,7 @@ def test_an_answer_past_lambdas_limit_is_a_413(api):
     [
         ({"code": "ThrottlingException"}, 429, "1"),
         ({"code": "ModelNotReadyException", "status": 429}, 429, "30"),
-        ({"code": "ValidationError", "message": "Endpoint live-endpoint of account 123456789012 not found."}, 429, "30"),
+        ({"code": "ValidationError", "message": "Endpoint live-endpoint of account 123456789012 not found."}, 429, "600"),
         ({"code": "ValidationError", "message": "Inference Component has no capacity to process this request."}, 429, "30"),
         ({"code": "ValidationError", "message": "1 validation error detected"}, 500, None),
         ({"code": "ServiceUnavailable", "status": 503}, 503, None),

@@ -31,7 +31,11 @@ def cost(
     settings = project.settings(stage)
     # With the endpoint: a stage without one answers nobody.
     templates = synthesis.synthesise(project, stage, {"serving.enabled": "true"})
-    show_lines("A month at rest, with its endpoint", costs.at_rest(templates, settings.prices))
+    hours, there = settings.schedule.endpoint, "with its endpoint"
+    if hours:
+        there += f", which is there {hours.share:.1%} of the time (schedule.endpoint)"
+    resting = costs.at_rest(templates, settings.prices, endpoint_share=hours.share if hours else 1.0)
+    show_lines(f"A month at rest, {there}", resting)
     by_use = sorted({f"{kind.removeprefix('AWS::')} ({costs.BY_USE[kind]})" for kind in _kinds(templates) & set(costs.BY_USE)})
     console.print(f"and by use: {', '.join(by_use)}\n")
     if seconds is None:

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from ko_reranker import languages
 from ko_reranker.commands.console import ExecutionView, console
-from ko_reranker.operations import asking, executions, packages
+from ko_reranker.operations import asking, endpoint, executions, packages
 from ko_reranker.operations.errors import OperationError
 from ko_reranker.operations.project import Project
 from ko_reranker.operations.stage import Stage
@@ -44,7 +44,7 @@ def retrain(
     console.print(arn)
     if not follow:
         return
-    _follow(target, arn, "retraining")
+    follow_execution(target, arn, "retraining")
 
 
 def _refuse_language(execution_input: Any) -> None:
@@ -57,7 +57,7 @@ def _refuse_language(execution_input: Any) -> None:
         raise OperationError(f"--input: target_language {error}") from None
 
 
-def _follow(stage: Stage, execution: str, what: str) -> None:
+def follow_execution(stage: Stage, execution: str, what: str) -> None:
     """Show what happens in an execution until it ends; one that fails is this command's failure."""
     with ExecutionView() as view:
         for item in executions.follow(stage, execution, poll_seconds=0.5 if stage.name == "local" else 5.0):
@@ -70,20 +70,10 @@ def _follow(stage: Stage, execution: str, what: str) -> None:
 
 def status(stage: StageOption = "local") -> None:
     """Show the live model, the endpoint and the newest executions."""
-    from botocore.exceptions import ClientError
-
     target = Stage.connect(stage, Project.find())
     live = target.live_model()
     console.print(f"Live model  {live[0] + '  ' + live[1] if live else 'none yet'}")
-    endpoint = target.output("EndpointName")
-    if endpoint == "none":
-        console.print("Endpoint    off (serving.enabled is false)")
-    else:
-        try:
-            found = target.client("sagemaker").describe_endpoint(EndpointName=endpoint)
-            console.print(f"Endpoint    {endpoint}  {found['EndpointStatus']}  {found.get('FailureReason', '')}")
-        except ClientError as error:
-            console.print(f"Endpoint    {endpoint}  {escape(error.response['Error'].get('Message', str(error)))}")
+    console.print(escape(f"Endpoint    {endpoint.look(target)}"))
     console.print(f"API         {target.api_url}")
     table = Table(box=None, header_style="dim")
     for column in ("Machine", "Execution", "Status", "Started"):
@@ -189,4 +179,4 @@ def rollback(
     target = Stage.connect(stage, Project.find())
     arn, execution = packages.rollback(target, package)
     console.print(f"Back to {arn}")
-    _follow(target, execution, "release")
+    follow_execution(target, execution, "release")

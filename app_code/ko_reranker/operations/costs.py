@@ -98,8 +98,11 @@ class Line:
         return None if self.price.usd is None else self.count * self.price.usd
 
 
-def at_rest(templates: Templates, prices: Prices) -> list[Line]:
+def at_rest(templates: Templates, prices: Prices, *, endpoint_share: float = 1.0) -> list[Line]:
     """Return what a stage's resources cost a month when nobody asks anything; those of `BY_USE` and `FREE` are left out.
+
+    Args:
+        endpoint_share: of the time, 0 to 1, that the endpoint is there.
 
     Raises:
         ValueError: a resource is neither priced nor named as free.
@@ -107,14 +110,14 @@ def at_rest(templates: Templates, prices: Prices) -> list[Line]:
     found: dict[tuple[str, str], Line] = {}
     for template in templates.values():
         for resource in template["Resources"].values():
-            for line in _lines(resource, prices):
+            for line in _lines(resource, prices, endpoint_share):
                 place = (line.what, line.setting)
                 before = found[place].count if place in found else 0
                 found[place] = Line(line.what, before + line.count, line.setting, line.price)
     return list(found.values())
 
 
-def _lines(resource: dict[str, Any], prices: Prices) -> Iterator[Line]:
+def _lines(resource: dict[str, Any], prices: Prices, endpoint_share: float) -> Iterator[Line]:
     kind, properties = resource["Type"], resource.get("Properties", {})
 
     def line(what: str, count: float, setting: str) -> Line:
@@ -141,7 +144,8 @@ def _lines(resource: dict[str, Any], prices: Prices) -> Iterator[Line]:
                 yield line("hours of interface endpoints", hours, "interface_endpoint_hour")
         case "AWS::SageMaker::EndpointConfig":
             for variant in properties["ProductionVariants"]:
-                yield instances(variant["InstanceType"], HOURS_A_MONTH * int(variant["InitialInstanceCount"]), prices)
+                instance_hours = HOURS_A_MONTH * endpoint_share * int(variant["InitialInstanceCount"])
+                yield instances(variant["InstanceType"], instance_hours, prices)
         case _ if kind not in BY_USE and not any(map(partial(_is_of, kind), FREE)):
             raise ValueError(f"{kind} is neither priced nor named as free: see ko_reranker.operations.costs")
 

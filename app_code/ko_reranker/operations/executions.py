@@ -31,7 +31,10 @@ _FINDINGS: dict[str, str] = {
 }
 _TRAINING_LOG = "/aws/sagemaker/TrainingJobs"
 # States that only steer say nothing a reader wants.
-_SILENT = re.compile(r"(\?|^Wait.*|^Count.*|^Start waiting|^Read the release record|^Use the .*|^Shard translated)$")
+_SILENT = re.compile(
+    r"(\?|^Wait.*|^Count.*|^Start waiting|^Read the release record|^Describe the (endpoint to delete|deletion)"
+    r"|^Use the .*|^Shard translated)$"
+)
 
 
 @dataclass(frozen=True, slots=True)
