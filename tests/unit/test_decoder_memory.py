@@ -23,7 +23,7 @@ from transformers import (
 )
 
 from ko_reranker.engine.answers import AnswerHead
-from ko_reranker.engine.decoders import Decoder, DecoderForward
+from ko_reranker.engine.decoders import DECODERS, Decoder, DecoderForward
 from ko_reranker.engine.items import Item
 from ko_reranker.rankers.memory import decoder_memory
 
@@ -111,6 +111,11 @@ def test_a_micro_batch_takes_no_more_and_hardly_less(config, precision):
     assert two == 2 * batches
 
 
+@pytest.mark.parametrize("kind", DECODERS)
+def test_every_type_that_is_computed_is_reckoned(kind):
+    assert decoder_memory(CONFIGS["llama, biases"].to_dict() | {"model_type": kind}, "bf16", batch_tokens=256).most > 0
+
+
 def test_a_sequence_longer_than_a_micro_batch_is_one():
     config = CONFIGS["gemma"].to_dict()
     long, short = (decoder_memory(config, "fp32", batch_tokens=256, max_length=length).batches for length in (1000, 200))
@@ -147,7 +152,11 @@ def test_the_documented_figures_are_what_is_reckoned(name):
     ("config", "precision", "message"),
     [
         (CONFIGS["gemma"].to_dict(), "int8", "precision is 'int8', and has to be one of fp32, bf16, fp16"),
-        ({"model_type": "qwen3", "hidden_size": 64}, "fp32", "'num_attention_heads' is missing"),
+        ({"model_type": "qwen3", "hidden_size": 64}, "fp32", "has num_attention_heads None, and it has to be a whole number"),
+        (CONFIGS["gemma"].to_dict() | {"hidden_size": "48"}, "fp32", "has hidden_size '48'"),
+        (CONFIGS["gemma"].to_dict() | {"vocab_size": 0}, "fp32", "has vocab_size 0"),
+        ({"model_type": "bert", "hidden_size": 64}, "fp32", "is not one of a decoder: model_type is 'bert'"),
+        (["qwen3"], "fp32", "model_type is None"),
     ],
 )
 def test_what_cannot_be_reckoned_is_refused(config, precision, message):

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+# Those of `ko_reranker.engine.decoders.DECODERS`, which needs PyTorch.
+_KINDS = ("llama", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text")
 BYTES_OF = {"fp32": 4, "bf16": 2, "fp16": 2}
 # What the types whose configuration may leave it out take for the size of a head; of the others it is hidden size by heads.
 _HEAD_SIZES = {"qwen3": 128, "gemma": 256, "gemma2": 256, "gemma3_text": 256}
@@ -60,17 +62,21 @@ class _Shape:
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> _Shape:
-        kind, hidden = config["model_type"], config["hidden_size"]
-        heads = config["num_attention_heads"]
-        key_heads = config.get("num_key_value_heads") or heads
-        head_size = config.get("head_dim") or _HEAD_SIZES.get(kind) or hidden // heads
+        kind = config.get("model_type") if isinstance(config, Mapping) else None
+        if kind not in _KINDS:
+            known = ", ".join(_KINDS)
+            raise ValueError(f"the configuration is not one of a decoder: model_type is {kind!r}, and these are {known}")
+        hidden, heads = _count(config, "hidden_size"), _count(config, "num_attention_heads")
+        key_heads = heads if config.get("num_key_value_heads") is None else _count(config, "num_key_value_heads")
+        own = _HEAD_SIZES.get(kind) or hidden // heads
+        head_size = own if config.get("head_dim") is None else _count(config, "head_dim")
         attention_bias = bool(config.get("attention_bias"))
         return cls(
             kind=kind,
-            layers=config["num_hidden_layers"],
+            layers=_count(config, "num_hidden_layers"),
             hidden=hidden,
-            gated=config["intermediate_size"],
-            vocabulary=config["vocab_size"],
+            gated=_count(config, "intermediate_size"),
+            vocabulary=_count(config, "vocab_size"),
             head_size=head_size,
             queries=heads * head_size,
             keys=key_heads * head_size,
@@ -127,14 +133,11 @@ def decoder_memory(
         whole_vocabulary: whether the vocabulary's output rows are kept, too, as for the likelihood of a query, or to write.
 
     Raises:
-        ValueError: the precision is none of these, or the configuration lacks a size or has none of a decoder.
+        ValueError: the precision is none of these, or the configuration is not one of a decoder, or lacks a size.
     """
     if precision not in BYTES_OF:
         raise ValueError(f"precision is {precision!r}, and has to be one of {', '.join(BYTES_OF)}")
-    try:
-        shape = _Shape.of(config)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"the configuration is not one of a decoder: {error} is missing or no number") from None
+    shape = _Shape.of(config)
     size = BYTES_OF[precision]
     words = shape.vocabulary * shape.hidden
     output = 0 if shape.tied else words
@@ -147,3 +150,10 @@ def decoder_memory(
         beginnings=requests * shared_tokens * shape.layers * 2 * shape.keys * size,
         batches=workers * longest * shape.token(size) + mask,
     )
+
+
+def _count(config: Mapping[str, Any], name: str) -> int:
+    value = config.get(name)
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"the configuration has {name} {value!r}, and it has to be a whole number above 0")
+    return value
