@@ -88,6 +88,8 @@ NAMED_WITH_PLACES = [
     "| Rank | Document |\n|---|---|\n| 1 | Passage 3 |\n| 2 | Passage 1 |\n| 3 | Passage 2 |",
     "Passage 3 > Passage 1 > Passage 2",
     "passage_3 > passage_1 > passage_2",
+    "1) Passage 3: names 2 cities\n2) Passage 1: names 3\n3) Passage 2: of 2019",
+    "3번 문서는 2가지를, 1번 문서는 1가지를 말하고 2번 문서는 아무것도 말하지 않습니다.",
     "Passage 3 (0.93), Passage 1 (0.5), Passage 2 (0.04)",
     "Passage 3 (score: 9/10)\nPassage 1 (score: 7/10)\nPassage 2 (score: 1/10)",
     "Passage 1 is at rank 2, passage 2 at rank 3, and passage 3 at rank 1.",
@@ -129,6 +131,8 @@ LETTERED = [
     "1위: 문서 C\n2위: 문서 A\n3위: 문서 B",
     "문서 c가 가장 낫고, 문서 a, 문서 b 순입니다.",
     "C가 A보다, A가 B보다 낫습니다.",
+    "c가 a보다, a가 b보다 낫습니다.",
+    "c번, a번, b번",
     "I think that C > A > B.",
 ]
 

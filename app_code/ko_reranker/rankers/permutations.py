@@ -30,7 +30,7 @@ class _Labels:
     Args:
         plain: a pattern of one as it was asked for.
         label: a pattern of one in a text.
-        sure: patterns of one where nothing else can be meant, all of which are tried; the label's own, if there are none.
+        sure: patterns of one where less than anything can be meant, all of which are tried, the surest first.
 
     Attributes:
         label, sure: as above.
@@ -50,19 +50,21 @@ class _Labels:
         )
         flags = re.IGNORECASE | re.ASCII
         self.label = re.compile(label, flags)
-        self.sure = [re.compile(pattern, flags) for pattern in sure or (label,)]
+        self.sure = [re.compile(pattern, flags) for pattern in sure]
         self.ranks = re.compile("|".join(ranks), flags | re.MULTILINE)
         self.shape = re.compile(rf"\[{plain}\](?: > \[{plain}\])*", re.ASCII)
 
 
 # A decimal number is one, and none of the labels.
-_NUMBERS = _Labels(r"\d+", r"(?<![\d.])\d++(?:\.\d++)?")
+_NUMBER = r"(?<![\d.])\d++(?:\.\d++)?"
+_NUMBERS = _Labels(r"\d+", _NUMBER, rf"{_NOUN}s?{_BETWEEN}({_NUMBER})", rf"({_NUMBER})\s?번(?!째)", _NUMBER)
 # Korean endings follow a letter without a space.
 _LETTER, _CAPITAL = (rf"(?<![A-Za-z0-9]){letter}(?![A-Za-z0-9])" for letter in ("[A-Z]", "(?-i:[A-Z])"))
 _LETTERS = _Labels(
     "[A-Z]",
     _LETTER,
     rf"{_NOUN}s?{_BETWEEN}({_LETTER})",
+    rf"({_LETTER})(?=[가-힣])",
     # Small ones may be words, and so may "I" where others follow it.
     rf"(?!I(?:'| [a-z]))({_CAPITAL})",
     rf"(?:\A|[>→,;:\n])[ \t\"'(]*({_LETTER})[ \t\"').]*(?=\Z|[>→,;\n])",
@@ -139,7 +141,7 @@ def _named(text: str, kind: _Labels, labels: frozenset[str]) -> list[str]:
 
 
 def _stated(text: str, kind: _Labels, labels: frozenset[str]) -> list[_Stated]:
-    """Return what a text names, in its order: what stands in brackets, or else what the most documents are named by."""
+    """Return what a text names, in its order: what stands in brackets, else the surest that names all, else the most."""
     inside = [
         found for bracket in _BRACKETS.finditer(text) for found in _finds(kind.label, text, bracket.start(1), bracket.end(1))
     ]
@@ -149,7 +151,12 @@ def _stated(text: str, kind: _Labels, labels: frozenset[str]) -> list[_Stated]:
     if all(len(word) == 1 for word in re.findall(r"\w+", text)):
         patterns.append(kind.label)
     readings = [_finds(pattern, text, 0, len(text)) for pattern in patterns]
-    return max(readings, key=lambda reading: len(labels.intersection(label for _, label in reading)))
+
+    def named(reading: Sequence[_Stated]) -> int:
+        return len(labels.intersection(label for _, label in reading))
+
+    whole = (reading for reading in readings if named(reading) == len(labels))
+    return next(whole, None) or max(reversed(readings), key=named)
 
 
 def _finds(pattern: re.Pattern[str], text: str, start: int, end: int) -> list[_Stated]:
