@@ -1,20 +1,23 @@
 """How long the engine takes by the number and the length of a request's documents: what `ko-reranker capacity` reckons with.
 
-    make bench-service                              the mini reranker and two shapes, on one core (a few minutes)
+    make bench-service                              three cross-encoders and one model of each other family, on one core
     python -m benchmarks.service --instance-type ml.c7i.xlarge --cores 0     on an instance of SageMaker's: all its cores
     make bench-service TORCH=cuda DEVICE=cuda       on a GPU, the large shape
 
 Requests are scored one after the other, tokenising included, each of as many documents of as many tokens as a place of the grid
 says. On one core the clock is processor time, else the wall's. Each curve names its hardware; one of other hardware, or of
-another model, stays beside it. Late interaction and generative rerankers have no curve here.
+another model, stays beside it. Tokens are those of bge-reranker's tokenizer, whatever the model has of its own; of a
+late-interaction model no vectors are kept.
 """
 
 from __future__ import annotations
 
 import argparse
 import gzip
-from collections.abc import Iterator, Sequence
-from functools import cache
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache, partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,7 +25,8 @@ from rich.console import Console
 from rich.table import Table
 from tokenizers import Tokenizer
 
-from benchmarks import report
+from benchmarks import generative, report
+from benchmarks.families import late_interaction_directory
 from benchmarks.inputs import MAX_TOKENS, TOKENIZER, Request, requests
 from benchmarks.models import SHAPES, model_directory
 from benchmarks.peers.process import PeerError, ScorerProcess
@@ -37,20 +41,59 @@ SPECIAL = 4
 print_ = Console(width=120).print
 
 
+@dataclass(frozen=True)
+class Model:
+    """What is measured.
+
+    Attributes:
+        family: as `ko-reranker capacity` calls it.
+        name: in the results.
+        folder: makes it, or finds it.
+        scorer: of `benchmarks.peers.worker`.
+        precisions: that it is measured in on a CPU; None lets the scorer have its own, fp32.
+        longest: tokens that it reads whole.
+    """
+
+    family: str
+    name: str
+    folder: Callable[[], Path]
+    scorer: str = "ko-reranker"
+    precisions: tuple[str, ...] | None = ("fp32", "int8")
+    longest: int = MAX_TOKENS
+
+
+MODELS = {
+    MINI_MODEL: Model("cross-encoder", MINI_MODEL, partial(resolve_model, MINI_MODEL), longest=256),
+    **{name: Model("cross-encoder", name, partial(model_directory, shape)) for name, shape in SHAPES.items()},
+    "late-interaction": Model(
+        "late-interaction",
+        "small",
+        partial(late_interaction_directory, SHAPES["small"]),
+        "ko-reranker late interaction",
+        None,
+    ),
+    "generative": Model(
+        "generative", "qwen", partial(generative.model_directory, generative.FORMATS[0]), "ko-reranker generative", None
+    ),
+}
+ON_A_CPU, ON_A_GPU = (MINI_MODEL, "small", "base", "late-interaction", "generative"), ("large",)
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure, print tables, and write the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument(
-        "--model", choices=(MINI_MODEL, *SHAPES), nargs="+", help=f"default: {MINI_MODEL} small base, on a GPU large"
-    )
+    parser.add_argument("--model", choices=MODELS, nargs="+", help=f"default: {' '.join(ON_A_CPU)}, on a GPU {ON_A_GPU[0]}")
     parser.add_argument("--precision", nargs="+", help="default: fp32 int8, on a GPU auto")
     parser.add_argument("--cores", type=int, default=1, help="how many cores the engine may use; 0 for all")
     parser.add_argument("--instance-type", help="of SageMaker's, when this is one: the curve then counts as measured on it")
     arguments = parser.parse_args(argv)
     on_gpu = arguments.device == "cuda"
-    for model in arguments.model or (["large"] if on_gpu else [MINI_MODEL, "small", "base"]):
-        for precision in arguments.precision or (["auto"] if on_gpu else ["fp32", "int8"]):
+    for name in arguments.model or (ON_A_GPU if on_gpu else ON_A_CPU):
+        model = MODELS[name]
+        if on_gpu and model.precisions is None:
+            raise SystemExit(f"{name} is measured on a CPU alone")
+        for precision in arguments.precision or (["auto"] if on_gpu else model.precisions or ["fp32"]):
             try:
                 curve, versions = measure(model, precision, arguments.device, arguments.cores)
             except PeerError as error:
@@ -58,39 +101,41 @@ def main(argv: Sequence[str] | None = None) -> None:
             _keep({**curve, "instance_type": arguments.instance_type}, versions)
 
 
-def measure(model: str, precision: str, device: str, cores: int) -> tuple[dict[str, Any], dict[str, str]]:
+def measure(model: Model, precision: str, device: str, cores: int) -> tuple[dict[str, Any], dict[str, str]]:
     """Measure one model in one precision; return the curve and the versions of what was run."""
-    folder = str(resolve_model(model) if model == MINI_MODEL else model_directory(SHAPES[model]))
     by_cpu = device == "cpu" and cores == 1
-    with ScorerProcess("ours", cores, "ko-reranker", folder=folder, dtype=precision, device=device) as scorer:
-        gpu = scorer.call("device_name").value
+    chosen = {} if model.precisions is None else {"dtype": precision, "device": device}
+    with ScorerProcess("ours", cores, model.scorer, folder=str(model.folder()), **chosen) as scorer:
         points = []
-        for documents, tokens in _grid():
-            drawn = [_request(seed, documents, tokens) for seed in range(ROUNDS + 1)]
+        for documents, tokens in _grid(model.longest):
             taken, counted = [], []
-            for request in drawn:
-                before = scorer.call("scored_tokens").value
+            for seed in range(ROUNDS + 1):
+                request = _request(seed, documents, tokens)
                 answer = scorer.call("score", query=request.query, documents=list(request.documents))
                 taken.append(answer.cpu if by_cpu else answer.wall)
-                counted.append((scorer.call("scored_tokens").value - before) / documents)
+                counted.append(_tokens(request))
             # The first of a size warms up.
             seconds, length = report.spread(taken[1:], 5), round(float(np.mean(counted[1:])), 1)
             points.append({"documents": documents, "tokens": length, "seconds": seconds})
+        hardware = scorer.call("device_name").value if device == "cuda" else _processor(cores)
         versions = scorer.versions
-    processor = report.machine().split(", ")[0]
-    counted_cores = f"{cores} core{'s' if cores > 1 else ''}" if cores else "all cores"
     return {
-        "family": "cross-encoder",
-        "model": model,
+        "family": model.family,
+        "model": model.name,
         "precision": precision,
-        "hardware": f"{processor}, {counted_cores}" if device == "cpu" else gpu,
+        "hardware": hardware,
         "clock": "cpu" if by_cpu else "wall",
         "points": points,
     }, versions
 
 
-def _grid() -> Iterator[tuple[int, int]]:
-    return ((documents, tokens) for tokens in TOKENS for documents in DOCUMENTS)
+def _processor(cores: int) -> str:
+    counted = f"{cores} core{'s' if cores > 1 else ''}" if cores else "all cores"
+    return f"{report.machine().split(', ')[0]}, {counted}"
+
+
+def _grid(longest: int) -> Iterator[tuple[int, int]]:
+    return ((documents, min(tokens, longest)) for tokens in TOKENS for documents in DOCUMENTS)
 
 
 @cache
@@ -108,6 +153,12 @@ def _request(seed: int, documents: int, tokens: int) -> Request:
     ids, size = tokenizer.encode(text, add_special_tokens=False).ids, tokens - len(query) - SPECIAL
     cut = [ids[place * size : (place + 1) * size] for place in range(documents)]
     return Request(tokenizer.decode(query), tuple(tokenizer.decode(part) for part in cut))
+
+
+def _tokens(request: Request) -> float:
+    """Tokens of the query and a document together, on average."""
+    counts = [len(_tokenizer().encode(text, add_special_tokens=False).ids) for text in (request.query, *request.documents)]
+    return min(MAX_TOKENS, counts[0] + sum(counts[1:]) / len(request.documents) + SPECIAL)
 
 
 def _keep(curve: dict[str, Any], versions: dict[str, str]) -> None:

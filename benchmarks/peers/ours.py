@@ -51,10 +51,6 @@ class KoReranker:
     def score(self, query: str, documents: list[str]) -> list[float]:
         return self.ranker.score(query, documents).tolist()
 
-    def scored_tokens(self) -> int:
-        """Return how many tokens were scored so far."""
-        return self.tally.tokens
-
     def padding_share(self) -> float:
         """Return which part of the tokens computed so far was padding."""
         return 1 - self.tally.tokens / self.tally.computed

@@ -187,6 +187,7 @@ def written(folder: Path, *curves: dict[str, Any]) -> Path:
 def test_the_shipped_measurements_name_their_hardware_and_are_fitted() -> None:
     curves = read_curves(Path(__file__).parents[2] / "benchmarks" / "results" / "service.json")
     assert {item.model for item in curves} >= {"sample:mini", "small"}
+    assert {item.family for item in curves} == {"cross-encoder", "late-interaction", "generative"}
     assert all(item.hardware and item.worst_error < 0.35 for item in curves)
 
 
