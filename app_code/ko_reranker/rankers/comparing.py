@@ -40,10 +40,9 @@ class Comparing(Ranker):
     max_documents = 100
 
     def __init__(self, engine: Engine, encoder: WindowEncoder, *, ends: Set[int], model_id: str, precision: str) -> None:
-        self.engine, self.encoder, self.ends = engine, encoder, ends
+        super().__init__(engine, model_id=model_id, max_length=encoder.max_length, precision=precision)
+        self.encoder, self.ends = encoder, ends
         self.kind = f"generative, {encoder.prompt.method}"
-        self.model_id, self.precision = model_id, precision
-        self.max_length = encoder.max_length
 
     def rounds(
         self,

@@ -17,14 +17,13 @@ from ko_reranker.engine.forwards import PackedForward, PaddedForward
 from ko_reranker.engine.graphs import CudaRecorder, GraphForward, recordable
 from ko_reranker.engine.heads import logit_head
 from ko_reranker.engine.positions import position_limit
-from ko_reranker.processor import bound_caches
 from ko_reranker.rankers.classifiers import Loaded, load_scorer
 from ko_reranker.rankers.folders import LEAST_LENGTH, SETTINGS_FILE
 from ko_reranker.rankers.interface import Cost, Ranker, RankerError, Rounds, Scored, best_of, distinct, sum_of
 from ko_reranker.rankers.modular import ModularClassifier
 from ko_reranker.rankers.options import EngineOptions
 from ko_reranker.rankers.pairs import PairEncoder
-from ko_reranker.rankers.placing import device_of, make_engine, precision_of, served_dtype, tokens_of_a_batch
+from ko_reranker.rankers.placing import Placement, placement_for
 from ko_reranker.rankers.texts import CACHE_TOKENS
 
 DEFAULT_MAX_LENGTH = 512
@@ -60,12 +59,8 @@ class CrossEncoder(Ranker):
         chunk_overlap: int,
         precision: str,
     ) -> None:
-        self.engine = engine
-        self.encoder = encoder
-        self.model_id = model_id
-        self.max_length = encoder.max_length
-        self.chunk_overlap = chunk_overlap
-        self.precision = precision
+        super().__init__(engine, model_id=model_id, max_length=encoder.max_length, precision=precision)
+        self.encoder, self.chunk_overlap = encoder, chunk_overlap
 
     @classmethod
     def load(
@@ -78,10 +73,8 @@ class CrossEncoder(Ranker):
         trust_remote_code: bool = False,
     ) -> CrossEncoder:
         """Load from a folder; :func:`ko_reranker.rankers.load_ranker` explains the arguments."""
-        bound_caches()
-        device = device_of(options)
-        floating, int8 = served_dtype(options.dtype, device), options.dtype == "int8"
-        loaded = load_scorer(folder, model_id, dtype=floating, trust_remote_code=trust_remote_code)
+        placement = placement_for(options)
+        loaded = load_scorer(folder, model_id, dtype=placement.dtype, trust_remote_code=trust_remote_code)
         model = loaded.model
         length = options.max_length or read_settings(folder).get("max_length") or DEFAULT_MAX_LENGTH
         try:
@@ -97,18 +90,17 @@ class CrossEncoder(Ranker):
             )
         except (AttributeError, ValueError) as error:
             raise RankerError(f"{model_id} cannot be used: {error}") from error
-        budget = tokens_of_a_batch(device, options)
-        model.eval().requires_grad_(False).to(device)
+        placement.put(model)
         try:
-            forward = _forward(loaded, encoder, budget, int8=int8)
+            forward = _forward(loaded, encoder, placement)
         except ValueError as error:
             raise RankerError(f"{model_id} loads, but {error}") from error
         return cls(
-            make_engine(forward, device, options, observer),
+            placement.engine(forward, observer),
             encoder,
             model_id=model_id,
             chunk_overlap=options.chunk_overlap,
-            precision=precision_of(options, device),
+            precision=placement.precision,
         )
 
     def rounds(
@@ -146,8 +138,8 @@ def read_settings(folder: Path) -> dict[str, Any]:
     return settings
 
 
-def _forward(loaded: Loaded, encoder: PairEncoder, budget: int, *, int8: bool) -> Forward:
-    model = loaded.model
+def _forward(loaded: Loaded, encoder: PairEncoder, placement: Placement) -> Forward:
+    model, budget, int8 = loaded.model, placement.batch_tokens, placement.int8
     if model.config.model_type in ENCODERS and not isinstance(model, ModularClassifier):
         head = logit_head(model)
         packed = make_encoder(model, reads=head.reads, int8=int8)

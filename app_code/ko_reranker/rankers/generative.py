@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +12,12 @@ from ko_reranker.engine import EngineObserver
 from ko_reranker.engine.answers import AnswerHead, ChoiceHead, DecoderHead, GreedyHead, LikelihoodHead
 from ko_reranker.engine.decoders import Decoder, DecoderForward, check_decoder
 from ko_reranker.engine.positions import position_limit
-from ko_reranker.processor import bound_caches
 from ko_reranker.rankers.classifiers import Loaded, load_decoder
 from ko_reranker.rankers.comparing import Comparing
 from ko_reranker.rankers.generative_folders import answer_tokens, read_generative
 from ko_reranker.rankers.interface import Ranker, RankerError
 from ko_reranker.rankers.options import EngineOptions
-from ko_reranker.rankers.placing import device_of, make_engine, precision_of, served_dtype
+from ko_reranker.rankers.placing import placement_for
 from ko_reranker.rankers.pointwise import Pointwise
 from ko_reranker.rankers.prompts import ComparingPrompt, Prompt, PromptError
 from ko_reranker.rankers.prompts.encoding import PromptEncoder
@@ -41,13 +39,11 @@ def load_generative(
     trust_remote_code: bool = False,
 ) -> Ranker:
     """Load from a folder; :func:`ko_reranker.rankers.load_ranker` explains the arguments."""
-    bound_caches()
     if options.dtype == "int8":
         raise RankerError(f"dtype int8 is not there for generative rerankers such as {model_id}: use fp32 or bf16.")
-    device = device_of(options)
+    placement = placement_for(options, _BATCH_TOKENS)
     said = read_generative(folder, model_id, prompt=options.prompt, trust_remote_code=trust_remote_code)
-    floating = served_dtype(options.dtype, device)
-    loaded = load_decoder(said.source, check_decoder, dtype=floating, trust_remote_code=trust_remote_code)
+    loaded = load_decoder(said.source, check_decoder, dtype=placement.dtype, trust_remote_code=trust_remote_code)
     length = options.max_length or said.max_length or _DEFAULT_MAX_LENGTHS[said.prompt.method]
     length = min(length, position_limit(loaded.transformer))
     encoder: PromptEncoder | WindowEncoder
@@ -62,10 +58,9 @@ def load_generative(
         raise RankerError(f"{model_id} cannot be used: {error}.") from error
     if isinstance(said.prompt, Prompt) and options.prompt is None:
         _check_answers(answer_tokens(folder), encoder.answers, said.prompt, loaded, model_id)
-    loaded.model.eval().requires_grad_(False).to(device)
+    placement.put(loaded.model)
     forward = DecoderForward(Decoder(loaded.transformer), _head(loaded, encoder, classifies=said.classifies))
-    options = replace(options, batch_tokens=options.batch_tokens or _BATCH_TOKENS[device.type])
-    engine, precision = make_engine(forward, device, options, observer), precision_of(options, device)
+    engine, precision = placement.engine(forward, observer), placement.precision
     if isinstance(encoder, WindowEncoder):
         return Comparing(engine, encoder, ends=_ends(loaded), model_id=model_id, precision=precision)
     return Pointwise(

@@ -246,6 +246,9 @@ class Ranker(ABC):
     max_documents: int | None = None
     kind: str = "reranker"
 
+    def __init__(self, engine: Engine, *, model_id: str, max_length: int, precision: str) -> None:
+        self.engine, self.model_id, self.max_length, self.precision = engine, model_id, max_length, precision
+
     @abstractmethod
     def rounds(
         self,

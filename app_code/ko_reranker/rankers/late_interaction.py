@@ -20,13 +20,12 @@ from ko_reranker.engine.forwards import PackedForward
 from ko_reranker.engine.heads import VectorHead
 from ko_reranker.engine.positions import position_limit
 from ko_reranker.models import model_digest
-from ko_reranker.processor import bound_caches
 from ko_reranker.rankers.classifiers import load_encoder
 from ko_reranker.rankers.interface import Cost, Ranker, RankerError, Rounds, Scored, best_of, distinct, starts_of, sum_of
 from ko_reranker.rankers.late_interaction_folders import Calibration, LateInteractionSettings, read_layout
 from ko_reranker.rankers.late_interaction_texts import ApartEncoder, EncodedText
 from ko_reranker.rankers.options import EngineOptions
-from ko_reranker.rankers.placing import device_of, make_engine, precision_of, served_dtype
+from ko_reranker.rankers.placing import placement_for
 from ko_reranker.rankers.texts import CACHE_TOKENS
 from ko_reranker.rankers.vectors import VectorCache
 
@@ -65,15 +64,11 @@ class LateInteraction(Ranker):
         chunk_overlap: int,
         precision: str,
     ) -> None:
-        self.engine, self.encoder = engine, encoder
-        self.calibration = calibration
+        super().__init__(engine, model_id=model_id, max_length=encoder.settings.document_length, precision=precision)
+        self.encoder, self.calibration, self.chunk_overlap = encoder, calibration, chunk_overlap
         self.vectors: VectorCache = vectors
         self.settings: LateInteractionSettings = encoder.settings
-        self.model_id = model_id
-        self.max_length = encoder.settings.document_length
         self.raw_scale = f"maxsim_{encoder.settings.reduce}"
-        self.chunk_overlap = chunk_overlap
-        self.precision = precision
 
     @classmethod
     def load(
@@ -86,12 +81,11 @@ class LateInteraction(Ranker):
         trust_remote_code: bool = False,
     ) -> LateInteraction:
         """Load from a folder; :func:`ko_reranker.rankers.load_ranker` explains the arguments."""
-        bound_caches()
-        device = device_of(options)
+        placement = placement_for(options)
         layout = read_layout(folder, model_id, trust_remote_code=trust_remote_code)
-        floating = served_dtype(options.dtype, device)
-        loaded = load_encoder(layout.source, dtype=floating, trust_remote_code=trust_remote_code)
-        model: PreTrainedModel = loaded.transformer.eval().requires_grad_(False).to(device)
+        loaded = load_encoder(layout.source, dtype=placement.dtype, trust_remote_code=trust_remote_code)
+        model: PreTrainedModel = loaded.transformer
+        placement.put(model)
         if model.config.model_type not in ENCODERS:
             raise layout.source.refused(
                 f"is a {model.config.model_type}, whose tokens' vectors are not computed here: what is are "
@@ -109,18 +103,18 @@ class LateInteraction(Ranker):
             encoder = ApartEncoder(loaded.tokenizer, settings, max_chunks=options.max_chunks, cache_tokens=CACHE_TOKENS)
         except ValueError as error:
             raise RankerError(f"{model_id} cannot be used: {error}") from error
-        bias = layout.projection.bias
-        head = VectorHead(layout.projection.weight.to(device, floating), None if bias is None else bias.to(device, floating))
-        packed = make_encoder(model, reads=head.reads, int8=options.dtype == "int8")
-        precision = precision_of(options, device)
+        weight, bias = layout.projection.weight, layout.projection.bias
+        where = (placement.device, placement.dtype)
+        head = VectorHead(weight.to(*where), None if bias is None else bias.to(*where))
+        packed = make_encoder(model, reads=head.reads, int8=placement.int8)
         return cls(
-            make_engine(PackedForward(packed, head), device, options, observer),
+            placement.engine(PackedForward(packed, head), observer),
             encoder,
             calibration=layout.calibration,
-            vectors=_vector_cache(folder, options, precision),
+            vectors=_vector_cache(folder, options, placement.precision),
             model_id=model_id,
             chunk_overlap=options.chunk_overlap,
-            precision=precision,
+            precision=placement.precision,
         )
 
     def rounds(

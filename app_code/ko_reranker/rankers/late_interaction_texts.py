@@ -11,8 +11,7 @@ import numpy as np
 from tokenizers import AddedToken
 
 from ko_reranker.engine.items import Item
-from ko_reranker.rankers.texts import TextEncoder
-from ko_reranker.text import spans
+from ko_reranker.rankers.texts import Chunks, TextEncoder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -124,16 +123,13 @@ class ApartEncoder:
             overlap: tokens that neighbouring chunks share.
             max_tokens: tokens of a document that are read; None for all that the chunks hold.
         """
-        max_chunks = self.max_chunks if max_chunks is None else min(max_chunks, self.max_chunks)
         encoded: list[EncodedText] = []
-        chunks, truncated = np.zeros(len(texts), np.int32), np.zeros(len(texts), bool)
+        chunks = Chunks(len(texts), self.max_chunks, max_chunks, overlap, max_tokens)
         side = self._document_side
         for index, whole in enumerate(self.texts.recall([side.lead + text for text in texts])):
             ids = whole[side.dropped :]
-            parts = spans(len(ids), self._document_room, overlap, max_chunks, max_tokens=max_tokens)
-            encoded += [self._chunk(ids[start:end]) for start, end in parts]
-            chunks[index], truncated[index] = len(parts), parts[-1][1] < len(ids)
-        return EncodedTexts(encoded, chunks, truncated)
+            encoded += [self._chunk(ids[start:end]) for start, end in chunks.cut(index, len(ids), self._document_room)]
+        return EncodedTexts(encoded, chunks.counts, chunks.truncated)
 
     def _chunk(self, text: np.ndarray) -> EncodedText:
         ids = np.concatenate([self._document_head, text, self._tail])

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ko_reranker.engine.items import Item
-from ko_reranker.rankers.texts import TextEncoder
-from ko_reranker.text import spans
+from ko_reranker.rankers.texts import Chunks, TextEncoder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -94,16 +93,13 @@ class PairEncoder:
         """
         if not documents:
             return EncodedDocuments([], np.zeros(0, np.int32), np.zeros(0, bool), False)
-        max_chunks = self.max_chunks if max_chunks is None else min(max_chunks, self.max_chunks)
         query_ids, query_truncated = self._cut(self.texts.encode([query])[0])
         room = self._room(query_ids)
         pairs: list[Item] = []
-        chunks, truncated = np.zeros(len(documents), np.int32), np.zeros(len(documents), bool)
+        chunks = Chunks(len(documents), self.max_chunks, max_chunks, overlap, max_tokens)
         for index, ids in enumerate(self.texts.recall(documents)):
-            ranges = spans(len(ids), room, overlap, max_chunks, max_tokens=max_tokens)
-            pairs += [self._pair(query_ids, ids, start, end) for start, end in ranges]
-            chunks[index], truncated[index] = len(ranges), ranges[-1][1] < len(ids)
-        return EncodedDocuments(pairs, chunks, truncated, query_truncated)
+            pairs += [self._pair(query_ids, ids, start, end) for start, end in chunks.cut(index, len(ids), room)]
+        return EncodedDocuments(pairs, chunks.counts, chunks.truncated, query_truncated)
 
     def _cut(self, query: np.ndarray) -> tuple[np.ndarray, bool]:
         room = self.max_length // 2

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+
 import torch
+from torch import nn
 
 from ko_reranker.engine import Engine, EngineObserver
 from ko_reranker.engine.core import Forward
@@ -10,7 +14,7 @@ from ko_reranker.engine.dense import check_int8
 from ko_reranker.engine.graphs import TOKENS_PER_SEQUENCE
 from ko_reranker.gpus import GpuUnusable, check_gpu
 from ko_reranker.instances import AMPERE, Dtype
-from ko_reranker.processor import usable_cores
+from ko_reranker.processor import bound_caches, usable_cores
 from ko_reranker.rankers.interface import RankerError
 from ko_reranker.rankers.options import EngineOptions
 
@@ -20,12 +24,79 @@ _BATCH_TOKENS = {"cpu": 1_024, "cuda": 16_384}
 _MOST_WORKERS = 8
 
 
-def device_of(options: EngineOptions) -> torch.device:
-    """Return the device that is meant.
+@dataclass(frozen=True)
+class Placement:
+    """Where a model computes and in which arithmetic.
+
+    Attributes:
+        device: of weights and items.
+        dtype: of the weights; of int8's fp32, from which they are rounded.
+        int8: whether the layers' products are of int8.
+        batch_tokens: tokens of a micro-batch.
+        options: as they were given.
+    """
+
+    device: torch.device
+    dtype: torch.dtype
+    int8: bool
+    batch_tokens: int
+    options: EngineOptions
+
+    @property
+    def precision(self) -> str:
+        """The arithmetic, for people to read."""
+        return "int8" if self.int8 else str(self.dtype).removeprefix("torch.")
+
+    def put(self, model: nn.Module) -> None:
+        """Put a model there, to compute and not to be trained."""
+        model.eval().requires_grad_(False).to(self.device)
+
+    def engine(self, forward: Forward, observer: EngineObserver | None) -> Engine:
+        """Return an engine with as many workers as suit the device, or as are wanted."""
+        workers, threads = _workers(self.device, self.options.workers)
+        return Engine(
+            forward,
+            batch_tokens=self.batch_tokens,
+            workers=workers,
+            threads=threads,
+            most_sequences=max(1, self.batch_tokens // TOKENS_PER_SEQUENCE) if self.device.type == "cuda" else 2**31,
+            max_queue_tokens=self.options.max_queue_tokens,
+            observer=observer,
+        )
+
+
+def placement_for(options: EngineOptions, batch_tokens: Mapping[str, int] = _BATCH_TOKENS) -> Placement:
+    """Return where and how a model is to compute.
+
+    Args:
+        options: what is wanted.
+        batch_tokens: of a micro-batch by the device's type, where the options leave it open.
 
     Raises:
-        RankerError: it cannot be had, or does not compute in the type.
+        RankerError: the device cannot be had, or does not compute in the type.
     """
+    bound_caches()
+    device = _device(options)
+    return Placement(
+        device=device,
+        dtype=served_dtype(options.dtype, device),
+        int8=options.dtype == "int8",
+        batch_tokens=options.batch_tokens or batch_tokens[device.type],
+        options=options,
+    )
+
+
+def served_dtype(name: Dtype, device: torch.device) -> torch.dtype:
+    """Return what a model's weights are on a device: of ``auto``, fp32 on a CPU, and on a GPU bf16 where it has that."""
+    if name != "auto":
+        return _DTYPES[name]
+    if device.type == "cpu":
+        return torch.float32
+    # PyTorch emulates bf16 below Ampere.
+    return torch.bfloat16 if torch.cuda.get_device_capability(device) >= AMPERE else torch.float16
+
+
+def _device(options: EngineOptions) -> torch.device:
     wanted, dtype = options.device, options.dtype
     if wanted == "auto" and dtype != "int8":  # who asks for int8 asks for a CPU
         try:
@@ -43,41 +114,6 @@ def device_of(options: EngineOptions) -> torch.device:
         except (RuntimeError, AttributeError) as error:
             raise RankerError(f"dtype int8 does not work on this machine ({error}): use fp32.") from error
     return device
-
-
-def served_dtype(name: Dtype, device: torch.device) -> torch.dtype:
-    """Return what a model's weights are on a device: of ``auto``, fp32 on a CPU, and on a GPU bf16 where it has that."""
-    if name != "auto":
-        return _DTYPES[name]
-    if device.type == "cpu":
-        return torch.float32
-    # PyTorch emulates bf16 below Ampere.
-    return torch.bfloat16 if torch.cuda.get_device_capability(device) >= AMPERE else torch.float16
-
-
-def precision_of(options: EngineOptions, device: torch.device) -> str:
-    """Return the arithmetic that a model computes in, for people to read."""
-    return "int8" if options.dtype == "int8" else str(served_dtype(options.dtype, device)).removeprefix("torch.")
-
-
-def tokens_of_a_batch(device: torch.device, options: EngineOptions) -> int:
-    """Return the tokens of a micro-batch on a device."""
-    return options.batch_tokens or _BATCH_TOKENS[device.type]
-
-
-def make_engine(forward: Forward, device: torch.device, options: EngineOptions, observer: EngineObserver | None) -> Engine:
-    """Return an engine with as many workers as suit the device, or as are wanted."""
-    workers, threads = _workers(device, options.workers)
-    batch_tokens = tokens_of_a_batch(device, options)
-    return Engine(
-        forward,
-        batch_tokens=batch_tokens,
-        workers=workers,
-        threads=threads,
-        most_sequences=max(1, batch_tokens // TOKENS_PER_SEQUENCE) if device.type == "cuda" else 2**31,
-        max_queue_tokens=options.max_queue_tokens,
-        observer=observer,
-    )
 
 
 def _workers(device: torch.device, workers: int | None) -> tuple[int, int]:

@@ -41,12 +41,9 @@ class Pointwise(Ranker):
         chunk_overlap: int,
         precision: str,
     ) -> None:
-        self.engine, self.encoder, self.calibration = engine, encoder, calibration
+        super().__init__(engine, model_id=model_id, max_length=encoder.max_length, precision=precision)
+        self.encoder, self.calibration, self.chunk_overlap = encoder, calibration, chunk_overlap
         self.kind = f"generative, {encoder.prompt.method}"
-        self.model_id = model_id
-        self.max_length = encoder.max_length
-        self.chunk_overlap = chunk_overlap
-        self.precision = precision
 
     def rounds(
         self,

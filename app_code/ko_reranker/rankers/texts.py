@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ko_reranker.text.chunking import Span, spans
+
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerBase
@@ -98,6 +100,39 @@ class TextEncoder:
             for index in todo:  # so many characters for so few tokens: the first suspect is white space
                 texts[index] = _WHITE_SPACE.sub(lambda run: run[0][:_MARGIN_TOKENS], texts[index])
         return ids
+
+
+class Chunks:
+    """Cuts the documents of one query into chunks, and tells what came of each.
+
+    Args:
+        documents: how many there are.
+        limit: chunks of a document at most.
+        wanted: the same, where it is asked for; None for the limit, which it cannot pass.
+        overlap: tokens that neighbouring chunks share.
+        max_tokens: tokens of a document that are read; None for all that the chunks hold.
+
+    Attributes:
+        counts: int32, (documents,); chunks of each.
+        truncated: bool, (documents,); whether the end of each is in none of them.
+    """
+
+    def __init__(self, documents: int, limit: int, wanted: int | None, overlap: int, max_tokens: int | None) -> None:
+        self.counts, self.truncated = np.zeros(documents, np.int32), np.zeros(documents, bool)
+        self._most = limit if wanted is None else min(wanted, limit)
+        self._overlap, self._max_tokens = overlap, max_tokens
+
+    def cut(self, index: int, length: int, room: int) -> list[Span]:
+        """Return the chunks of a document, as `spans` does.
+
+        Args:
+            index: of the document.
+            length: its tokens.
+            room: tokens of a chunk.
+        """
+        found = spans(length, room, self._overlap, self._most, max_tokens=self._max_tokens)
+        self.counts[index], self.truncated[index] = len(found), found[-1][1] < length
+        return found
 
 
 class TokenCache:

@@ -18,7 +18,7 @@ from ko_reranker.rankers.classifiers import load_encoder
 from ko_reranker.rankers.folders import inspect_folder
 from ko_reranker.rankers.interface import Cost, Ranker, Rounds, Scored
 from ko_reranker.rankers.options import EngineOptions
-from ko_reranker.rankers.placing import device_of, make_engine, precision_of, served_dtype
+from ko_reranker.rankers.placing import placement_for
 
 
 class MeanVectors(Ranker):
@@ -26,9 +26,9 @@ class MeanVectors(Ranker):
 
     kind = "mean vectors"
 
-    def __init__(self, engine: Engine, tokenizer: Any, model_id: str, max_length: int, precision: str) -> None:
-        self.engine, self.tokenizer = engine, tokenizer
-        self.model_id, self.max_length, self.precision = model_id, max_length, precision
+    def __init__(self, engine: Engine, tokenizer: Any, *, model_id: str, max_length: int, precision: str) -> None:
+        super().__init__(engine, model_id=model_id, max_length=max_length, precision=precision)
+        self.tokenizer = tokenizer
 
     @classmethod
     def load(
@@ -40,15 +40,20 @@ class MeanVectors(Ranker):
         observer: EngineObserver | None = None,
         trust_remote_code: bool = False,
     ) -> MeanVectors:
-        device = device_of(options)
-        dtype = served_dtype(options.dtype, device)
-        loaded = load_encoder(
-            inspect_folder(folder, model_id, family="mean_vectors", body=True), dtype=dtype, trust_remote_code=trust_remote_code
+        placement = placement_for(options)
+        source = inspect_folder(folder, model_id, family="mean_vectors", body=True)
+        loaded = load_encoder(source, dtype=placement.dtype, trust_remote_code=trust_remote_code)
+        transformer = loaded.transformer
+        placement.put(transformer)
+        head = VectorHead(torch.eye(transformer.config.hidden_size, dtype=placement.dtype, device=placement.device))
+        engine = placement.engine(PackedForward(make_encoder(transformer, reads="all"), head), observer)
+        return cls(
+            engine,
+            loaded.tokenizer,
+            model_id=model_id,
+            max_length=options.max_length or 64,
+            precision=placement.precision,
         )
-        transformer = loaded.transformer.eval().requires_grad_(False).to(device)
-        head = VectorHead(torch.eye(transformer.config.hidden_size, dtype=dtype, device=device))
-        engine = make_engine(PackedForward(make_encoder(transformer, reads="all"), head), device, options, observer)
-        return cls(engine, loaded.tokenizer, model_id, options.max_length or 64, precision_of(options, device))
 
     def rounds(self, query: str, documents: Sequence[str], **options: int | str | None) -> Rounds:
         encoded = [

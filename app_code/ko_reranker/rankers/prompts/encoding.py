@@ -18,8 +18,7 @@ from ko_reranker.rankers.pairs import EncodedDocuments
 from ko_reranker.rankers.prompts import Prompt
 from ko_reranker.rankers.prompts.pieces import Part, PromptError, Run
 from ko_reranker.rankers.prompts.tokens import ControlTokens, answer_token, bos_of, chat_frame, common
-from ko_reranker.rankers.texts import TextEncoder
-from ko_reranker.text import spans
+from ko_reranker.rankers.texts import Chunks, TextEncoder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -133,21 +132,19 @@ class PromptEncoder:
         """
         if not documents:
             return EncodedDocuments([], np.zeros(0, np.int32), np.zeros(0, bool), False)
-        max_chunks = self.max_chunks if max_chunks is None else min(max_chunks, self.max_chunks)
         frame, query_truncated = self._cut_to_fit(self._control.taken_out(query), self._instruction(instruction))
         if self.prompt.positive is None and not frame.targets:
             raise UnrankableError("query", "it has no tokens, and how likely they are is the score")
         texts = [frame.lead + self._control.taken_out(document) for document in documents]
         sequences: list[np.ndarray] = []
-        chunks, truncated = np.zeros(len(documents), np.int32), np.zeros(len(documents), bool)
+        chunks = Chunks(len(documents), self.max_chunks, max_chunks, overlap, max_tokens)
         shared = len(frame.lead_ids)
         for index, ids in enumerate(self.texts.recall(texts)):
             # Where the lead ends and the document begins, one token may hold the end of one and the beginning of the other.
             head = common(frame.lead_ids, ids)
             room = max(1, self.max_length - len(frame.before) - head - len(frame.after))
-            parts = spans(len(ids) - head, room, overlap, max_chunks, max_tokens=max_tokens)
-            chunks[index], truncated[index] = len(parts), parts[-1][1] < len(ids) - head
-            whole = len(parts) == 1 and not truncated[index]
+            parts = chunks.cut(index, len(ids) - head, room)
+            whole = len(parts) == 1 and not chunks.truncated[index]
             made = self._at_once(frame, texts[index]) if whole and frame.trail else []
             made = made or [
                 np.concatenate([frame.before, ids[:head], ids[head + start : head + end], frame.after]) for start, end in parts
@@ -155,7 +152,7 @@ class PromptEncoder:
             sequences += made
             shared = min(shared, *(common(frame.lead_ids, one[len(frame.before) :]) for one in made))
         items = _items(sequences, len(frame.before) + shared if share else 0, frame.targets)
-        return EncodedDocuments(items, chunks, truncated, query_truncated)
+        return EncodedDocuments(items, chunks.counts, chunks.truncated, query_truncated)
 
     def _at_once(self, frame: _Frame, text: str) -> list[np.ndarray]:
         """Return the sequence of a document that is tokenised together with what stands behind it, if that fits."""
