@@ -26,6 +26,7 @@ from tokenizers import Regex, Tokenizer
 from tokenizers.models import WordPiece
 from tokenizers.pre_tokenizers import Split
 from tokenizers.processors import TemplateProcessing
+from training_jobs import ALONE, job_folders
 from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassification, PreTrainedTokenizerFast, RobertaConfig
 from typer.testing import CliRunner
 
@@ -41,12 +42,11 @@ from ko_reranker.samples import paths, tiny_model
 from training_job import launch
 from training_job.loop import groups
 from training_job.loop.packed import load_trainable
-from training_job.loop.worker import Worker, precision_on
+from training_job.loop.worker import precision_on
 from training_job.mine import MiningSettings, mine
 from training_job.train import train
 
 ROOT = Path(__file__).parents[2]
-ALONE = Worker(rank=0, world_size=1, local_rank=0, device=torch.device("cpu"))
 QUICK = {"recipe": "tiny", "epochs": "1", "batch_queries": "5", "checkpoint_every_steps": "2", "log_every_steps": "1"}
 PROGRESS = re.compile(
     r"^step=\d+/\d+ epoch=\d+\.\d+ loss=\d+\.\d+ learning_rate=\d\.\de[+-]\d\d gradient_norm=\S+ queries_per_second=\d+\.\d "
@@ -55,12 +55,7 @@ PROGRESS = re.compile(
 
 
 def job(base: Path, records: list[TrainingRecord], hyperparameters: dict[str, str] = QUICK) -> TrainingFolders:
-    folders = TrainingFolders(base)
-    folders.dataset.mkdir(parents=True)
-    folders.config.mkdir(parents=True)
-    write_jsonl(folders.dataset / "train.jsonl", [record.to_json() for record in records])
-    (folders.config / "hyperparameters.json").write_text(json.dumps(hyperparameters))
-    return folders
+    return job_folders(base, hyperparameters, records)
 
 
 @pytest.fixture(scope="module")

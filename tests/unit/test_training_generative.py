@@ -11,6 +11,7 @@ import pytest
 import torch
 from generative_models import decoder, gemma_tokenizer, qwen_tokenizer, saved, shape
 from safetensors.torch import load_file
+from training_jobs import ALONE, CPU, distance, job_folders, records_with_negatives
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
@@ -24,7 +25,7 @@ from transformers import (
 )
 
 from ko_reranker.container import JobError, TrainingFolders
-from ko_reranker.data.jsonl import read_record_file, write_jsonl
+from ko_reranker.data.jsonl import write_jsonl
 from ko_reranker.data.records import TrainingRecord
 from ko_reranker.models import resolve_model
 from ko_reranker.rankers import EngineOptions, RankerError, load_ranker
@@ -32,7 +33,6 @@ from ko_reranker.rankers.prompts import digest, shipped_prompt, shipped_prompts
 from ko_reranker.rankers.prompts.encoding import PromptEncoder
 from ko_reranker.recipes import PromptName, RecipeError, changed
 from ko_reranker.recipes.shipped import load_recipe, recipes
-from ko_reranker.samples import paths
 from training_job.families import load_family
 from training_job.launch import run_training
 from training_job.loop import worker as workers
@@ -40,11 +40,8 @@ from training_job.loop.checkpoints import CheckpointStore
 from training_job.loop.dataset import RecordFile
 from training_job.loop.dev import DevSet
 from training_job.loop.groups import Group, GroupSampler, binary_loss, group_loss, micro_batches
-from training_job.loop.worker import Worker
 from training_job.train import train
 
-CPU = torch.device("cpu")
-ALONE = Worker(0, 1, 0, CPU)
 QUICK = {
     **{"recipe": "tiny-generative", "epochs": "1", "batch_queries": "5", "group_size": "3"},
     **{"checkpoint_every_steps": "2", "log_every_steps": "1"},
@@ -79,30 +76,17 @@ def recipe_of(folder: Path, **changes: str):
 
 
 def job(folder: Path, records: list[TrainingRecord], dev: list[TrainingRecord] = (), **changes: str) -> TrainingFolders:
-    folders = TrainingFolders(folder)
-    folders.dataset.mkdir(parents=True)
-    folders.config.mkdir(parents=True)
-    write_jsonl(folders.dataset / "train.jsonl", [record.to_json() for record in records])
-    if dev:
-        write_jsonl(folders.dataset / "dev.jsonl", [record.to_json() for record in dev])
-    (folders.config / "hyperparameters.json").write_text(json.dumps(QUICK | changes))
-    return folders
+    return job_folders(folder, QUICK | changes, records, dev)
 
 
 @pytest.fixture(scope="module")
 def records() -> list[TrainingRecord]:
-    return [record for record in read_record_file(paths.SAMPLE) if record.negatives]
+    return records_with_negatives()
 
 
 @pytest.fixture(scope="module")
 def qwen(tmp_path_factory) -> Path:
     return base(tmp_path_factory.mktemp("models") / "qwen", CONFIGS["qwen3"])
-
-
-def distance(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
-    assert one.keys() == other.keys()
-    difference = sum((one[name] - other[name]).double().square().sum() for name in one)
-    return float((difference / sum(value.double().square().sum() for value in other.values())).sqrt())
 
 
 def gradients(model: torch.nn.Module) -> dict[str, torch.Tensor]:

@@ -15,16 +15,16 @@ import torch
 import torch.nn.functional as F
 from late_interaction_models import bge, edit, ours, pylate, stanford
 from safetensors.torch import load_file
+from training_jobs import ALONE, CPU, distance, job_folders, records_with_negatives
 from transformers import AutoModel
 
 from ko_reranker.container import JobError, TrainingFolders
-from ko_reranker.data.jsonl import read_record_file, write_jsonl
+from ko_reranker.data.jsonl import write_jsonl
 from ko_reranker.data.records import TrainingRecord
 from ko_reranker.rankers import load_ranker
 from ko_reranker.rankers.late_interaction_folders import Expansion, read_layout
 from ko_reranker.recipes import RecipeError, changed
 from ko_reranker.recipes.shipped import load_recipe, recipes
-from ko_reranker.samples import paths
 from training_job.families import load_family
 from training_job.families.late_interaction import LateInteraction, fit_calibration
 from training_job.launch import run_training
@@ -36,35 +36,20 @@ from training_job.loop.max_sim import Passages, max_sims
 from training_job.loop.worker import Worker
 from training_job.train import train
 
-CPU = torch.device("cpu")
-ALONE = Worker(0, 1, 0, CPU)
 QUICK = {"recipe": "tiny-colbert", "epochs": "1", "batch_queries": "5", "checkpoint_every_steps": "2", "log_every_steps": "1"}
 
 
 def job(base: Path, records: list[TrainingRecord], dev: list[TrainingRecord] = (), **changes: str) -> TrainingFolders:
-    folders = TrainingFolders(base)
-    folders.dataset.mkdir(parents=True)
-    folders.config.mkdir(parents=True)
-    write_jsonl(folders.dataset / "train.jsonl", [record.to_json() for record in records])
-    if dev:
-        write_jsonl(folders.dataset / "dev.jsonl", [record.to_json() for record in dev])
-    (folders.config / "hyperparameters.json").write_text(json.dumps(QUICK | changes))
-    return folders
+    return job_folders(base, QUICK | changes, records, dev)
 
 
 @pytest.fixture(scope="module")
 def records() -> list[TrainingRecord]:
-    return [record for record in read_record_file(paths.SAMPLE) if record.negatives]
+    return records_with_negatives()
 
 
 def weights(folders: TrainingFolders) -> dict[str, torch.Tensor]:
     return load_file(folders.model / "model.safetensors") | load_file(folders.model / "projection.safetensors")
-
-
-def distance(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
-    assert one.keys() == other.keys()
-    difference = sum((one[name] - other[name]).double().square().sum() for name in one)
-    return float((difference / sum(value.double().square().sum() for value in other.values())).sqrt())
 
 
 # The gradient.
