@@ -131,7 +131,7 @@ def mine_records(
         judge = _Judge(teacher, record.query) if teacher else None
         if len(record.negatives) < settings.negatives:
             right = Positives(positives[identity(record.query)], settings.max_overlap)
-            found = [passages[place] for place in next(ranked)[settings.rank_from - 1 :]]
+            found = [passages[index] for index in next(ranked)[settings.rank_from - 1 :]]
             mined = _hard(record, found, right, settings, counts, judge)
             counts["mined"] += len(mined.negatives) - len(record.negatives)
             filled = fill_negatives(mined, passages, settings.negatives, settings.seed, _is_answer(right, record.query))
@@ -154,9 +154,9 @@ def _ranked(
 def _without_false_negatives(record: TrainingRecord, right: Sequence[str], counts: Counter[str]) -> TrainingRecord:
     """Drop the negatives that are the query itself or one of its positives, and count them."""
     answers = {identity(record.query), *map(identity, right)}
-    places = [place for place, text in enumerate(record.negatives) if identity(text) not in answers]
-    counts["dropped_negatives"] += len(record.negatives) - len(places)
-    return record.with_negatives_at(places)
+    indexes = [index for index, text in enumerate(record.negatives) if identity(text) not in answers]
+    counts["dropped_negatives"] += len(record.negatives) - len(indexes)
+    return record.with_negatives_at(indexes)
 
 
 def _is_answer(right: Positives, query: str) -> Callable[[str], bool]:

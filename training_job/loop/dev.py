@@ -66,5 +66,5 @@ class DevSet:
 
 
 def reciprocal_rank(logits: torch.Tensor) -> float:
-    """Return 1 / the place of a group's first passage. A tie counts as lost: a model that finds all alike knows nothing."""
+    """Return 1 / the rank of a group's first passage. A tie counts as lost: a model that finds all alike knows nothing."""
     return 1 / (1 + int((logits[1:] >= logits[0]).sum()))

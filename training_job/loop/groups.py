@@ -31,7 +31,7 @@ class Group:
     """One query and its passages, the positive first, as a family of rankers reads them.
 
     Attributes:
-        record: the record's place in its file.
+        record: the record's index in its file.
         pairs: a sequence for each passage, at least one; a cross-encoder's hold the query, too.
         teacher: a teacher's score of each passage, or None.
         query_cut: whether the query was longer than there is room for, and was cut.
@@ -53,7 +53,7 @@ class Group:
         return sum(map(len, self.pairs))
 
 
-# From a record's place, query, passages (the positive first), a teacher's scores and its own instruction to a group.
+# From a record's index, query, passages (the positive first), a teacher's scores and its own instruction to a group.
 Encode = Callable[[int, str, Sequence[str], tuple[float, ...] | None, str | None], Group]
 
 
@@ -108,10 +108,10 @@ class GroupSampler:
 
     def batch(self, step: int, rank: int = 0, world_size: int = 1) -> Batch:
         """Return a worker's share of a step (from 0)."""
-        epoch, place = divmod(step, self.steps_per_epoch)
+        epoch, number = divmod(step, self.steps_per_epoch)
         if self._order is None or self._order[0] != epoch:
             self._order = (epoch, np.random.default_rng([self.seed, epoch]).permutation(len(self.records)))
-        chosen = self._order[1][place * self.batch_queries : (place + 1) * self.batch_queries].tolist()
+        chosen = self._order[1][number * self.batch_queries : (number + 1) * self.batch_queries].tolist()
         ranks = range(world_size) if self.whole else [rank]
         shares = [
             [self._group(index, epoch) for index in share_of(chosen, self.records.size, one, world_size)] for one in ranks
@@ -128,14 +128,14 @@ class GroupSampler:
 
 
 def make_group(encode: Encode, index: int, record: TrainingRecord, positive: int, negatives: Sequence[int]) -> Group:
-    """Return the group of one positive and some negatives of a record, each named by its place there.
+    """Return the group of one positive and some negatives of a record, each named by its index there.
 
     Texts are normalised as those of requests are: the model is taught what it will be asked.
     """
-    passages = [normalise(record.positives[positive]), *(normalise(record.negatives[place]) for place in negatives)]
+    passages = [normalise(record.positives[positive]), *(normalise(record.negatives[negative]) for negative in negatives)]
     teacher = None
     if record.positive_scores is not None and record.negative_scores is not None:
-        teacher = (record.positive_scores[positive], *(record.negative_scores[place] for place in negatives))
+        teacher = (record.positive_scores[positive], *(record.negative_scores[negative] for negative in negatives))
     query = normalise(record.query)
     instruction = None if record.instruction is None else normalise(record.instruction)
     group = encode(index, query, passages, teacher, instruction)
@@ -157,11 +157,11 @@ def check_instructions(records: RecordFile, encode: Encode) -> None:
 def share_of(items: Sequence[int], size: Callable[[int], int], rank: int, world_size: int) -> list[int]:
     """Deal items out, largest first and to and fro, and return a worker's: all get about as much."""
     ordered = sorted(items, key=lambda item: (-size(item), item))
-    return [item for place, item in enumerate(ordered) if _dealt_to(place, world_size) == rank]
+    return [item for index, item in enumerate(ordered) if _dealt_to(index, world_size) == rank]
 
 
-def _dealt_to(place: int, world_size: int) -> int:
-    turn, seat = divmod(place, world_size)
+def _dealt_to(index: int, world_size: int) -> int:
+    turn, seat = divmod(index, world_size)
     return world_size - 1 - seat if turn % 2 else seat
 
 

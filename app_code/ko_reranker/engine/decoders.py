@@ -207,8 +207,8 @@ class _Layer:
         rows = self.input_norm(states)
         if self.last:
             key, value = self.key_and_value(rows, cos_sin)
-            places = [np.arange(end - tail, end) for end, tail in zip(batch.offsets[1:], tails, strict=True)]
-            read = torch.from_numpy(np.concatenate(places)).to(states.device, non_blocking=True)
+            indexes = [np.arange(end - tail, end) for end, tail in zip(batch.offsets[1:], tails, strict=True)]
+            read = torch.from_numpy(np.concatenate(indexes)).to(states.device, non_blocking=True)
             states, cos_sin = states[read], (cos_sin[0][read], cos_sin[1][read])
             query = self.query(rows[read])
         else:

@@ -37,8 +37,8 @@ class CandidateSet:
 
     @property
     def positives(self) -> frozenset[int]:
-        """The places of the right ones among the documents."""
-        return frozenset(place for place, grade in enumerate(self.relevance) if grade)
+        """The indexes of the right ones among the documents."""
+        return frozenset(index for index, grade in enumerate(self.relevance) if grade)
 
 
 def candidate_sets(
@@ -72,13 +72,13 @@ def candidate_sets(
 def _found(bm25: Bm25, questions: Sequence[Question], count: int) -> Iterator[tuple[tuple[str, ...], np.ndarray]]:
     more = any(question.own for question in questions)  # one more, where the first may be the query itself
     found = bm25.search([question.query for question in questions], count + more)
-    for question, (places, scores) in zip(questions, found, strict=True):
+    for question, (indexes, scores) in zip(questions, found, strict=True):
         kept = [
             rank
-            for rank, place in enumerate(places)
-            if bm25.passages[place] != question.own or question.own in question.relevance
+            for rank, index in enumerate(indexes)
+            if bm25.passages[index] != question.own or question.own in question.relevance
         ]
-        yield tuple(bm25.passages[places[rank]] for rank in kept[:count]), scores[kept[:count]]
+        yield tuple(bm25.passages[indexes[rank]] for rank in kept[:count]), scores[kept[:count]]
 
 
 def _own(bm25: Bm25, questions: Sequence[Question]) -> Iterator[tuple[tuple[str, ...], np.ndarray]]:
@@ -91,7 +91,7 @@ def _own(bm25: Bm25, questions: Sequence[Question]) -> Iterator[tuple[tuple[str,
 def _ranked(question: Question, count: int) -> tuple[tuple[str, ...], np.ndarray]:
     documents, scores = question.candidates or (), np.array(question.candidate_scores)
     best = np.argsort(-scores, kind="stable")[:count]
-    return tuple(documents[place] for place in best), scores[best]
+    return tuple(documents[index] for index in best), scores[best]
 
 
 def _shuffled(question: Question, documents: tuple[str, ...], scores: np.ndarray, seed: int) -> CandidateSet:
@@ -100,8 +100,8 @@ def _shuffled(question: Question, documents: tuple[str, ...], scores: np.ndarray
     random.Random(f"{seed}\n{question.query}").shuffle(order)  # noqa: S311  a seeded order, no secret
     return CandidateSet(
         query=question.query,
-        documents=tuple(documents[place] for place in order),
-        relevance=tuple(question.relevance.get(documents[place], 0) for place in order),
+        documents=tuple(documents[index] for index in order),
+        relevance=tuple(question.relevance.get(documents[index], 0) for index in order),
         missed=tuple(grade for passage, grade in question.relevance.items() if passage not in set(documents)),
         first_stage=np.asarray(scores, dtype=np.float64)[order],
         source=question.source,

@@ -63,10 +63,10 @@ def ranking_metrics(
     for number, (values, grades, absent) in enumerate(zip(scores, relevance, missed, strict=True)):
         order = np.argsort(-_finite(values), kind="stable")
         # trec_eval breaks ties by name: ranks have none.
-        run[str(number)] = {str(place): float(-rank) for rank, place in enumerate(order.tolist())}
+        run[str(number)] = {str(index): float(-rank) for rank, index in enumerate(order.tolist())}
         judged[str(number)] = _whole(
-            {str(place): grade for place, grade in enumerate(grades)}
-            | {f"missed {place}": grade for place, grade in enumerate(absent)}
+            {str(index): grade for index, grade in enumerate(grades)}
+            | {f"missed {index}": grade for index, grade in enumerate(absent)}
         )
         if not len(values):
             run[str(number)] = {"nothing": 0.0}

@@ -161,8 +161,8 @@ def _given(row: dict[str, Any], source: str, read: _Read) -> Question:
     if not isinstance(items, list) or not items:
         raise RecordError("candidates", "must be a list of at least one document")
     scores: dict[str, float | None] = {}
-    for place, item in enumerate(items):
-        where = f"candidates[{place}]"
+    for index, item in enumerate(items):
+        where = f"candidates[{index}]"
         item = {"text": item} if isinstance(item, str) else item
         if not isinstance(item, dict) or not isinstance(item.get("text"), str) or is_blank(item["text"]):
             raise RecordError(where, "must be a string, or an object with a text")
@@ -180,11 +180,11 @@ def _given(row: dict[str, Any], source: str, read: _Read) -> Question:
             scores[text] = _number(item.get("score"), f"{where}.score")
     if not relevance:
         raise RecordError("pos", "is missing, and no candidate has a relevance above 0: which one is right?")
-    missing = [place for place, score in enumerate(scores.values()) if score is None]
+    missing = [index for index, score in enumerate(scores.values()) if score is None]
     if missing and len(missing) < len(scores):
         raise RecordError(f"candidates[{missing[0]}].score", "is missing: give every candidate one, or none")
     # Without scores, the order is the first stage's.
-    values = [-float(place) if score is None else score for place, score in enumerate(scores.values())]
+    values = [-float(index) if score is None else score for index, score in enumerate(scores.values())]
     return Question(record.query, relevance, _source(row, source), tuple(scores), tuple(values))
 
 

@@ -158,8 +158,8 @@ def _differences_table(report: Mapping[str, Any]) -> str:
                 *(difference(report["differences"][f"{name}-{other}"][key]) for key in MAIN_METRICS),
             ],
         )
-        for place, name in enumerate(rows)
-        for other in rows[:place]
+        for index, name in enumerate(rows)
+        for other in rows[:index]
     ]
     return _table(["difference", *(TITLES[name] for name in MAIN_METRICS)], body)
 

@@ -150,9 +150,9 @@ def relevant_label(labels: Sequence[str]) -> int | None:
     if len(labels) != 2:
         return None
     bare = ["".join(filter(str.isalnum, label.lower())) for label in labels]
-    for place, other in ((0, 1), (1, 0)):
-        if bare[place] in _RELEVANT and bare[other] in _IRRELEVANT:
-            return place
+    for index, other in ((0, 1), (1, 0)):
+        if bare[index] in _RELEVANT and bare[other] in _IRRELEVANT:
+            return index
     return None
 
 

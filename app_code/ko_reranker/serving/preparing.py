@@ -37,12 +37,12 @@ class Begun(NamedTuple):
     """A request whose first round is ready to be computed.
 
     Attributes:
-        places: of each ranking's documents, in the request.
+        indexes: of each ranking's documents, in the request.
         rankings: one a query, or several of a query with very long documents. Blank documents are in none.
         unrepaired: what of the request is unrepaired (`RerankResult.unrepaired`).
     """
 
-    places: list[list[int]]
+    indexes: list[list[int]]
     rankings: Rankings
     unrepaired: tuple[int, ...]
 

@@ -42,13 +42,13 @@ def normalise_all(
         between: called before each text, such as to raise when nobody waits any more.
 
     Returns:
-        The texts that a model should read, and the places of those that would have taken more than there was: they may have
+        The texts that a model should read, and the indexes of those that would have taken more than there was: they may have
         stayed escaped, or a dump.
     """
     allowance = allowance or Allowance()
     known: dict[str, tuple[str, bool]] = {}
     normalised, left_out = [], []
-    for place, text in enumerate(texts):
+    for index, text in enumerate(texts):
         if text not in known:
             between()
             allowance.next_text()
@@ -56,7 +56,7 @@ def normalise_all(
         plain, whole = known[text]
         normalised.append(plain)
         if not whole:
-            left_out.append(place)
+            left_out.append(index)
     return normalised, left_out
 
 
