@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import aws_cdk as cdk
 from aws_cdk import aws_events as events
 from aws_cdk import aws_events_targets as targets
 from aws_cdk import aws_sqs as sqs
+from constructs import Construct
 
 from cdk.constructs.stores import NoticeTopic
 
 
-def notify_about_failures(stack: cdk.Stack, topic: NoticeTopic, state_machine_arn: str, undelivered: sqs.IQueue) -> None:
+def notify_about_failures(scope: Construct, topic: NoticeTopic, state_machine_arn: str, undelivered: sqs.IQueue) -> None:
     """Publish failed, timed-out and aborted executions; the last two never reach a Catch.
 
     Args:
         undelivered: where notices go that the topic does not take.
     """
     rule = events.Rule(
-        stack,
+        scope,
         "ExecutionStopped",
         description="An execution failed, timed out or was aborted",
         event_pattern=events.EventPattern(

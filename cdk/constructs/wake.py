@@ -22,6 +22,9 @@ class Wake(Construct):
 
     Args:
         machine: the deploy state machine.
+
+    Attributes:
+        arn: of the state machine.
     """
 
     def __init__(self, scope: Construct, construct_id: str, *, settings: Settings, machine: sfn.IStateMachine) -> None:
@@ -48,3 +51,4 @@ class Wake(Construct):
             tracing=settings.recording.tracing,
         )
         wake.allow("states:StartExecution", on=[machine.state_machine_arn])
+        self.arn = wake.machine.state_machine_arn

@@ -116,7 +116,7 @@ class ServingStack(cdk.Stack):
         self._start_on_approval(settings, deployment, undelivered)
         if settings.serving.enabled:
             self._check_after_every_change(settings, deployment, undelivered)
-            self._come_and_go(settings, deployment, undelivered)
+            self._come_and_go(settings, deployment, data, undelivered)
         age = model_age(self, settings, data.live_model, undelivered.queue)
         self.observed = observed_serving(self, settings, age, undelivered)
         notify_about_failures(self, data.topic, deployment.machine.state_machine_arn, undelivered.queue)
@@ -282,7 +282,7 @@ class ServingStack(cdk.Stack):
         named = events.RuleTargetInput.from_object({"model_package": package})
         rule.add_target(targets.SfnStateMachine(deployment.machine, input=named, dead_letter_queue=undelivered.queue))
 
-    def _come_and_go(self, settings: Settings, deployment: Deployment, undelivered: Undelivered) -> None:
+    def _come_and_go(self, settings: Settings, deployment: Deployment, data: DataStack, undelivered: Undelivered) -> None:
         """By the clock, and at a request where the settings say so."""
         machine, schedule = deployment.machine, settings.schedule
         if schedule.endpoint:
@@ -293,7 +293,8 @@ class ServingStack(cdk.Stack):
             hours.start("Off", at=schedule.endpoint.off, with_input=off, description="Take the endpoint away")
             hours.start("On", at=schedule.endpoint.on, with_input=on, description="Bring the endpoint back")
         if settings.serving.wake_on_request:
-            Wake(self, "Wake", settings=settings, machine=machine)
+            wake = Wake(self, "Wake", settings=settings, machine=machine)
+            notify_about_failures(wake, data.topic, wake.arn, undelivered.queue)
 
     def _check_after_every_change(self, settings: Settings, deployment: Deployment, undelivered: Undelivered) -> None:
         """Whoever changed the endpoint, the deploy state machine checks whether it runs the recorded model now."""

@@ -498,12 +498,32 @@ def test_an_alarm_during_a_canary_brings_the_old_model_back(cloud: LocalCloud) -
         },
     )
     eventually(lambda: ask(cloud, "watched")["reply"] == "noisy")  # the canary's share of the traffic
+    with pytest.raises(ClientError, match=r'ValidationException.*Cannot delete in-progress endpoint "arn:.*:endpoint/watched"'):
+        sagemaker.delete_endpoint(EndpointName="watched")
+    with pytest.raises(ClientError, match=r'ValidationException.*Cannot create already existing endpoint "arn:.*/watched"'):
+        sagemaker.create_endpoint(EndpointName="watched", EndpointConfigName="two-calm")
     cloudwatch.set_alarm_state(AlarmName="watched-errors", StateValue="ALARM", StateReason="test")
     endpoint = settled(cloud, "watched")
     assert (endpoint["EndpointStatus"], endpoint["EndpointConfigName"]) == ("InService", "two-calm")
     assert "watched-errors" in endpoint["FailureReason"]
     assert {ask(cloud, "watched")["reply"] for _ in range(10)} == {"calm"}
+
+    # Autoscaling's target goes with its endpoint, and none can be registered for one that isn't there.
+    scaling = cloud.client("application-autoscaling")
+    variant = {
+        "ServiceNamespace": "sagemaker",
+        "ResourceId": "endpoint/watched/variant/main",
+        "ScalableDimension": "sagemaker:variant:DesiredInstanceCount",
+    }
+    scaling.register_scalable_target(**variant, MinCapacity=2, MaxCapacity=4)
+    assert scaling.describe_scalable_targets(ServiceNamespace="sagemaker")["ScalableTargets"]
     sagemaker.delete_endpoint(EndpointName="watched")
+    assert not scaling.describe_scalable_targets(ServiceNamespace="sagemaker")["ScalableTargets"]
+    with pytest.raises(ClientError, match=r"ObjectNotFoundException.*No scalable target registered"):
+        scaling.deregister_scalable_target(**variant)
+    eventually(lambda: "watched" not in str(sagemaker.list_endpoints(MaxResults=100)["Endpoints"]))
+    with pytest.raises(ClientError, match="Could not find endpoint"):
+        scaling.register_scalable_target(**variant, MinCapacity=2, MaxCapacity=4)
 
 
 def test_an_endpoint_whose_first_model_is_bad_fails(cloud: LocalCloud) -> None:
