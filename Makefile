@@ -37,7 +37,7 @@ else
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help checkov release-diff test-aws setup run test test-slow test-gpu test-clients test-image test-sagemaker coverage types bench-api bench-engine bench-families bench-service bench-serving bench-training synth lock docs lint clean bench-pipeline mini-reranker
+.PHONY: help checkov release-diff test-aws setup run test test-slow test-gpu test-clients test-image test-sagemaker coverage types bench-api bench-engine bench-families bench-quality bench-service bench-serving bench-training synth lock docs lint clean bench-pipeline mini-reranker
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 16
@@ -142,6 +142,10 @@ bench-families: setup $(VENV)-peers-pylate/.ready $(VENV)-peers-transformers/.re
 	$(BIN)/python -m benchmarks.families
 	$(BIN)/python -m benchmarks.generative
 	$(BIN)/python -m benchmarks.families_training
+
+bench-quality: setup  ## a cross-encoder and late interaction of one size: quality beside cost (DATA=folder, see docs/mini_reranker.md; an hour)
+	@test -d "$(DATA)" || { echo "DATA must name the data folder that docs/mini_reranker.md describes: make bench-quality DATA=folder" >&2; exit 2; }
+	$(BIN)/python -m benchmarks.quality --data "$(DATA)"
 
 bench-pipeline: setup  ## 500,000 records through plan, translate and join (10 minutes, 4 GB of disk)
 	$(BIN)/python -m benchmarks.pipeline
