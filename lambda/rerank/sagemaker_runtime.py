@@ -3,6 +3,7 @@
 # Not runtime_client.py: Lambda's own runtime has a module of that name.
 from __future__ import annotations
 
+import functools
 import http.client
 import itertools
 import json
@@ -105,7 +106,7 @@ class AwsClient:
         url = environment.get(cls.variable) or environment.get("AWS_ENDPOINT_URL") or f"https://{cls.host}.{region}.{suffix}"
         client = cls(region, url, lambda: Credentials.from_environment(os.environ))
         if url.startswith("https:"):
-            client._tls = ssl.create_default_context(cafile=environment.get("AWS_CA_BUNDLE") or None)
+            client._tls = _tls_context(environment.get("AWS_CA_BUNDLE") or None)
         return client
 
     def post(
@@ -237,6 +238,12 @@ class RuntimeClient(AwsClient):
 
         path = f"/endpoints/{quote(endpoint, safe='')}/invocations"
         return self.post(path, body, headers, time.monotonic() + seconds, on_call)
+
+
+@functools.cache
+def _tls_context(authorities: str | None) -> ssl.SSLContext:
+    """Return the TLS settings of all clients: reading the certificate authorities is most of a function's start."""
+    return ssl.create_default_context(cafile=authorities)
 
 
 class _Connection(http.client.HTTPConnection):
