@@ -126,7 +126,7 @@ $(VENV)-peers-%/.ready: benchmarks/peers/%.txt
 # Its index of documents is pinned to another PyTorch; training needs none.
 $(VENV)-peers-pylate/.ready: ALONE := --no-deps
 
-bench-engine: setup $(PEERS)  ## scoring 50 documents beside FlagEmbedding, sentence-transformers, Infinity, ONNX, OpenVINO (DEVICE=cuda)
+bench-engine: setup $(PEERS)  ## 50 documents beside FlagEmbedding, sentence-transformers, Infinity, ONNX, OpenVINO, by precision (DEVICE=cuda)
 	$(BIN)/python -m benchmarks.engine $(if $(DEVICE),--device $(DEVICE))
 
 bench-service: setup  ## how long a request takes by its documents and tokens: what ko-reranker capacity reckons with (DEVICE=cuda)

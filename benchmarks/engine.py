@@ -1,14 +1,23 @@
-"""One query against 50 documents: ko-reranker's engine beside everything else that scores the same model.
+"""One query against 50 documents: ko-reranker's engine beside everything else that scores the same model, in each precision.
 
-    make bench-engine                        all shapes, on one core and on two (25 minutes)
-    python -m benchmarks.engine --shape small --cores 1 --rounds 3
+    make bench-engine                        both shapes on one core, in every precision of the CPU
+    python -m benchmarks.engine --shape small --cores 1 --rounds 1 --precision bf16
     make bench-engine DEVICE=cuda            on a GPU: see `engine_cuda`
+
+Three contests, one after the other: fp32, bf16 and int8. bf16 is left out where the CPU has no instructions for it. In fp32
+everybody computes in just that; in bf16 and int8 OpenVINO takes what it takes by itself beside it, as ours does.
 
 Every scorer is a process of its own, pinned to the same cores. First each peer's batch sizes are tried on half of a request,
 from small to large until it gets clearly slower, and the best two on another; then all are called in turn, one request after
 the other, and only the calls are timed. On one core the clock is processor time, which other tenants of the machine don't slow
 down; on more it is the wall's, which waiting threads don't inflate. A ratio is the median over the requests of a peer's seconds
-by ours. Of FlagEmbedding only the default is measured: it computes its first batch twice, whatever the size.
+by ours. Of FlagEmbedding only the default is measured, since it computes its first batch twice whatever the size, and on the
+first two requests only: it takes longer than all others together.
+
+The small model with one request takes 7 minutes on two busy cores, exports included; all of it an estimated 25, of which the
+large part is base in fp32. Leave that out with --shape or --precision where time is short.
+
+The results are kept by processor, a run of one beside those of others; a contest replaces the last of its kind.
 """
 
 from __future__ import annotations
@@ -30,16 +39,30 @@ from benchmarks import report
 from benchmarks.inputs import Request, measured
 from benchmarks.models import LEAST_SPREAD, SHAPES, Shape, model_directory
 from benchmarks.peers.process import Answer, PeerError, ScorerProcess
+from ko_reranker.processor import multiplies_bf16
 
 DOCUMENTS = 50
-BATCHES = (1, 2, 4, 8, 16)
+PRECISIONS = ("fp32", "bf16", "int8")
+# Tried in this order. In bf16 products are so fast that what surrounds a batch weighs more.
+BATCHES = {"fp32": (1, 2, 4), "bf16": (1, 4, 8, 16), "int8": (1, 2, 4, 8)}
 CLEARLY_SLOWER = 0.85
 SEED = 0
 PRODUCT_SECONDS = 0.3
 REFERENCE_REQUESTS = 2  # scored by plain transformers, one pair at a time
 HEADLINE = ("base", 1)  # shape and cores of the ratios that stand for the whole
+# Peers of each contest, and their environments. ONNX Runtime has no bf16 on a CPU, Infinity no setting for it.
+_LIBRARIES = {"pipeline": "transformers", "sentence-transformers": "transformers"}
+PEERS = {
+    "fp32": {
+        **dict.fromkeys(("onnxruntime", "openvino", *_LIBRARIES, "flagembedding"), "transformers"),
+        "infinity": "infinity",
+    },
+    "bf16": {"openvino": "transformers", **_LIBRARIES},
+    "int8": dict.fromkeys(("onnxruntime", "openvino"), "transformers"),
+}
 # Measured at the default, too. The pipeline's is one pair at a time, which is among the batch sizes.
-DEFAULTS = ("flagembedding", "sentence-transformers")
+DEFAULTS = {"fp32": ("flagembedding", "sentence-transformers"), "bf16": ("openvino", "sentence-transformers"), "int8": ()}
+FEWER_ROUNDS = {"flagembedding": 2}
 
 print_ = Console(width=140).print
 
@@ -52,6 +75,7 @@ class Row:
         name: what it is called there.
         scorer: answers.
         batch: documents at a time; None leaves it to the scorer.
+        rounds: how many it takes part in at most; None for all.
         cpu: processor seconds of each request.
         wall: those that passed.
         seconds: those of the two that the run goes by.
@@ -61,6 +85,7 @@ class Row:
     name: str
     scorer: ScorerProcess
     batch: int | None = None
+    rounds: int | None = None
     cpu: list[float] = field(default_factory=list)
     wall: list[float] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
@@ -87,31 +112,71 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="cuda measures our engine alone, on a GPU")
     parser.add_argument("--shape", choices=("small", "base"), nargs="+", default=["base", "small"], help="models, on a CPU")
-    parser.add_argument("--cores", type=int, nargs="+", default=[1, 2], help="how many cores; each count is a run of its own")
-    parser.add_argument("--rounds", type=int, default=5, help="requests that are timed")
+    parser.add_argument("--cores", type=int, nargs="+", default=[1], help="how many cores; each count is a run of its own")
+    parser.add_argument("--rounds", type=int, default=4, help="requests that are timed")
+    parser.add_argument(
+        "--precision",
+        choices=PRECISIONS,
+        nargs="+",
+        default=list(PRECISIONS),
+        help="contests; bf16 is left out where the CPU has no instructions for it",
+    )
     arguments = parser.parse_args(argv)
     if arguments.device == "cuda":
         from benchmarks import engine_cuda
 
         engine_cuda.main()
         return
-    for shape in arguments.shape:
+    precisions = [precision for precision in PRECISIONS if precision in arguments.precision]
+    if "bf16" in precisions and not multiplies_bf16():
+        print_("bf16 is left out: this CPU has no instructions for it.")
+        precisions.remove("bf16")
+    for shape in arguments.shape if precisions else ():
         for cores in arguments.cores:
             try:
-                measurement, versions = measure(SHAPES[shape], cores, arguments.rounds)
+                measurement, versions = measure(SHAPES[shape], cores, arguments.rounds, precisions)
             except PeerError as error:
                 raise SystemExit(str(error)) from None
             _keep(shape, cores, measurement, versions)
 
 
-def measure(shape: Shape, cores: int, rounds: int) -> tuple[dict[str, Any], dict[str, str]]:
+def measure(
+    shape: Shape, cores: int, rounds: int, precisions: Sequence[str] = PRECISIONS
+) -> tuple[dict[str, Any], dict[str, str]]:
     """Measure one model on so many cores; return the figures and the versions of what was run."""
     requests = [request.first(DOCUMENTS) for request in measured(SEED)]
     tuning, timed = requests[:2], requests[2 : 2 + rounds]
-    # fp32 first and int8 after it: all at once would want more memory than many machines have.
-    contests = {dtype: _contest(dtype, shape, cores, tuning, timed) for dtype in ("fp32", "int8")}
+    truth = _truth(shape, timed)
+    # One after the other: all at once would want more memory than many machines have. Ours in fp32 is what the others' ranks
+    # are compared with, and runs without peers where they aren't asked for.
+    contests = {
+        dtype: _contest(dtype, PEERS[dtype] if dtype in precisions else {}, shape, cores, tuning, timed)
+        for dtype in PRECISIONS
+        if dtype == "fp32" or dtype in precisions
+    }
     versions = {name: v for contest in contests.values() for name, v in contest.versions.items()}
-    return _figures(contests["fp32"], contests["int8"], shape, cores, timed), versions
+    return _figures(contests, truth, shape, cores), versions
+
+
+@dataclass
+class Truth:
+    """What plain transformers makes of the requests, one pair at a time.
+
+    Attributes:
+        lengths: tokens of each pair, by request.
+        logits: of the first requests.
+    """
+
+    lengths: list[list[int]]
+    logits: list[list[float]]
+
+
+def _truth(shape: Shape, timed: list[Request]) -> Truth:
+    with ScorerProcess("transformers", 0, "transformers", folder=str(model_directory(shape))) as reference:
+        return Truth(
+            [_call(reference, "lengths", request).value for request in timed],
+            [_call(reference, "score", request).value for request in timed[:REFERENCE_REQUESTS]],
+        )
 
 
 @dataclass
@@ -121,10 +186,11 @@ class Contest:
     Attributes:
         ours: our row.
         peers: the others'.
-        rates: matrix products, floating-point operations a second, measured in each round.
+        rates: matrix products in that precision, operations a second, measured in each round.
         sweeps: pairs a second by batch size, by peer.
         versions: of what was run.
-        more: what was asked of single scorers in the end.
+        padding_share: of the tokens that ours computed.
+        tokenisation: milliseconds of a request, in the contest of fp32.
     """
 
     ours: Row
@@ -132,7 +198,8 @@ class Contest:
     rates: list[float]
     sweeps: dict[str, dict[str, float]]
     versions: dict[str, str]
-    more: dict[str, Any]
+    padding_share: float
+    tokenisation: dict[str, float]
 
     @property
     def rows(self) -> list[Row]:
@@ -141,41 +208,43 @@ class Contest:
 
     @property
     def best(self) -> Row:
-        """The peer that took the least time over all requests."""
-        return min(self.peers, key=lambda row: sum(row.seconds))
+        """The peer that took the least time over all requests, of those that scored all."""
+        return min((row for row in self.peers if row.rounds is None), key=lambda row: sum(row.seconds))
 
 
-def _contest(dtype: str, shape: Shape, cores: int, tuning: list[Request], timed: list[Request]) -> Contest:
+def _contest(
+    dtype: str, peers: dict[str, str], shape: Shape, cores: int, tuning: list[Request], timed: list[Request]
+) -> Contest:
     """Find each peer's batch size, then let all score each request in turn."""
-    folder = str(model_directory(shape))
+    folder, more = str(model_directory(shape)), {} if dtype == "fp32" else {"dtype": dtype}
     with ExitStack() as stack:
 
-        def start(environment: str, scorer: str, **more: Any) -> ScorerProcess:
+        def start(environment: str, scorer: str) -> ScorerProcess:
             print_(f"[dim]{shape.name}, {cores} core(s): loading {scorer}, {dtype}")
             return stack.enter_context(ScorerProcess(environment, cores, scorer, folder=folder, **more))
 
-        ours = Row("ko-reranker" if dtype == "fp32" else f"ko-reranker {dtype}", start("ours", "ko-reranker", dtype=dtype))
-        processes = [start("transformers", name, dtype=dtype) for name in ("onnxruntime", "openvino")]
-        if dtype == "fp32":
-            processes += [start("transformers", name) for name in ("pipeline", *DEFAULTS)]
-            processes.append(start("infinity", "infinity"))
+        ours = Row(_label("ko-reranker", dtype), start("ours", "ko-reranker"))
+        processes = [start(environment, name) for name, environment in peers.items()]
         versions = {name: v for process in processes for name, v in _versions(process).items()} | ours.scorer.versions
 
-        peers, sweeps = [Row(f"{process.name}, default", process) for process in processes if process.name in DEFAULTS], {}
+        rows, sweeps = [], {}
         for process in processes:
+            name = _label(process.name, dtype)
+            if process.name in DEFAULTS[dtype]:
+                rows.append(Row(f"{name}, default", process, rounds=FEWER_ROUNDS.get(process.name)))
             if process.name == "flagembedding":
                 continue
-            label = process.name if dtype == "fp32" else f"{process.name} {dtype}"
-            best, sweeps[label] = _best_batch(process, tuning, cores)
-            peers.append(Row(f"{label}, batch {best}", process, best))
-        rates = _rounds([ours, *peers], ours.scorer, shape, timed, cores)
-        more = {"padding_share": ours.scorer.call("padding_share").value}
+            best, sweeps[name] = _best_batch(process, BATCHES[dtype], tuning, cores)
+            rows.append(Row(f"{name}, batch {best}", process, best))
+        rates = _rounds([ours, *rows], dtype, shape, timed, cores)
+        padding_share, tokenisation = ours.scorer.call("padding_share").value, {}
         if dtype == "fp32":
-            more["tokenisation"] = ours.scorer.call("tokenisation", count=20, documents=DOCUMENTS).value
-            reference = start("transformers", "transformers")
-            more["lengths"] = [_call(reference, "lengths", request).value for request in timed]
-            more["logits"] = [_call(reference, "score", request).value for request in timed[:REFERENCE_REQUESTS]]
-    return Contest(ours, peers, rates, sweeps, versions, more)
+            tokenisation = ours.scorer.call("tokenisation", count=20, documents=DOCUMENTS).value
+    return Contest(ours, rows, rates, sweeps, versions, padding_share, tokenisation)
+
+
+def _label(scorer: str, dtype: str) -> str:
+    return scorer if dtype == "fp32" else f"{scorer} {dtype}"
 
 
 def _versions(process: ScorerProcess) -> dict[str, str]:
@@ -189,7 +258,9 @@ def _call(process: ScorerProcess, name: str, request: Request, **more: Any) -> A
     return process.call(name, query=request.query, documents=list(request.documents), **more)
 
 
-def _best_batch(process: ScorerProcess, requests: list[Request], cores: int) -> tuple[int, dict[str, float]]:
+def _best_batch(
+    process: ScorerProcess, batches: Sequence[int], requests: list[Request], cores: int
+) -> tuple[int, dict[str, float]]:
     """Return the batch size that is fastest, and the pairs a second of those that were tried."""
 
     def speed(batch: int, request: Request) -> float:
@@ -200,7 +271,7 @@ def _best_batch(process: ScorerProcess, requests: list[Request], cores: int) -> 
         return len(half.documents) / row.score(half, cores)
 
     tried: dict[int, float] = {}
-    for batch in BATCHES:
+    for batch in batches:
         tried[batch] = speed(batch, requests[0])
         # A larger batch only has more padding.
         if tried[batch] < CLEARLY_SLOWER * max(tried.values()):
@@ -212,65 +283,91 @@ def _best_batch(process: ScorerProcess, requests: list[Request], cores: int) -> 
     return best, {str(batch): round(value, 2) for batch, value in tried.items()}
 
 
-def _rounds(rows: list[Row], ours: ScorerProcess, shape: Shape, requests: list[Request], cores: int) -> list[float]:
-    """Let all score each request in turn, in an order drawn anew; return the product rate measured in each round."""
+def _rounds(rows: list[Row], dtype: str, shape: Shape, requests: list[Request], cores: int) -> list[float]:
+    """Let all score each request in turn, in an order drawn anew; return the product rate measured in each round, by ours."""
     draw, rates = random.Random(SEED), []  # noqa: S311
     for row in rows:  # what is compiled or allocated at first is not timed
         row.score(requests[0].first(4), cores)
         row.forget()
     for number, request in enumerate(requests, start=1):
         for row in draw.sample(rows, len(rows)):
-            row.score(request, cores)
-        rates.append(ours.call("product_rate", products=shape.products(), seconds=PRODUCT_SECONDS).value)
-        print_(f"[dim]{shape.name}, {cores} core(s): {number} of {len(requests)} requests")
+            if row.rounds is None or number <= row.rounds:
+                row.score(request, cores)
+        rate = rows[0].scorer.call("product_rate", products=shape.products(), seconds=PRODUCT_SECONDS, dtype=dtype)
+        rates.append(rate.value)
+        print_(f"[dim]{shape.name}, {cores} core(s), {dtype}: {number} of {len(requests)} requests")
     return rates
 
 
-def _figures(fp32: Contest, int8: Contest, shape: Shape, cores: int, requests: list[Request]) -> dict[str, Any]:
-    logits, rows = np.array(fp32.ours.logits), [*fp32.rows, *int8.rows]
-    if logits.std() < LEAST_SPREAD:
-        raise SystemExit(f"the logits spread by {logits.std():.3f}: too little for ranks to mean anything")
-    shares = [
-        shape.flops(lengths) / seconds / rate
-        for lengths, seconds, rate in zip(fp32.more["lengths"], fp32.ours.seconds, fp32.rates, strict=True)
-    ]
-    # FlagEmbedding puts its pairs together from re-encoded text on transformers 5: its difference is no error of ours.
-    differences = {row.name: _largest_difference(fp32.more["logits"], row.logits) for row in fp32.rows}
+def _figures(contests: dict[str, Contest], truth: Truth, shape: Shape, cores: int) -> dict[str, Any]:
+    exact = contests["fp32"].ours.logits
+    spread = float(np.std(exact))
+    if spread < LEAST_SPREAD:
+        raise SystemExit(f"the logits spread by {spread:.3f}: too little for ranks to mean anything")
+    figures = {
+        dtype: _contest_figures(contest, truth, exact, shape)
+        for dtype, contest in contests.items()
+        if contest.peers  # else it ran for the others' sake
+    }
     return {
-        "date": datetime.now(UTC).date().isoformat(),
         "clock": "cpu" if cores == 1 else "wall",
-        "requests": len(requests),
         "documents": DOCUMENTS,
-        "tokens_per_pair": round(float(np.mean(fp32.more["lengths"])), 1),
-        "pairs_per_s": {row.name: report.spread([DOCUMENTS / value for value in row.seconds], 2) for row in rows},
-        "cpu_seconds_per_request": {row.name: round(float(np.median(row.cpu)), 3) for row in rows},
-        "wall_seconds_per_request": {row.name: round(float(np.median(row.wall)), 3) for row in rows},
-        "sweep_pairs_per_s": fp32.sweeps | int8.sweeps,
-        "best_peer": fp32.best.name,
-        "best_int8_peer": int8.best.name,
-        "ratios": {
-            "fp32_vs_flagembedding_default": ratio(_named(fp32, "flagembedding, default"), fp32.ours),
-            "fp32_vs_best_peer": ratio(fp32.best, fp32.ours),
-            "int8_vs_best_int8_peer": ratio(int8.best, int8.ours),
-        },
-        "logit_spread": round(float(logits.std()), 3),
-        "max_logit_difference": differences[fp32.ours.name],
-        "max_logit_differences": differences,
-        "int8_ranks": {row.name: agreement(row.logits, fp32.ours.logits) for row in int8.rows},
-        "product_gflops": report.spread([rate / 1e9 for rate in fp32.rates], 1),
-        "gemm_share": report.spread(shares),
-        "padding_share": round(max(fp32.more["padding_share"], int8.more["padding_share"]), 6),
-        "tokenisation_cpu_ms": {name: round(value, 2) for name, value in fp32.more["tokenisation"].items()},
+        "logit_spread": round(spread, 3),
+        "tokenisation_cpu_ms": {name: round(value, 2) for name, value in contests["fp32"].tokenisation.items()},
+        "contests": figures,
+        "ratios": _ratios(contests) | _shares(figures),
     }
 
 
-def _named(contest: Contest, name: str) -> Row:
-    return next(row for row in contest.rows if row.name == name)
+def _contest_figures(contest: Contest, truth: Truth, exact: list[list[float]], shape: Shape) -> dict[str, Any]:
+    rows = contest.rows
+    shares = [
+        shape.flops(lengths) / seconds / rate
+        for lengths, seconds, rate in zip(truth.lengths, contest.ours.seconds, contest.rates, strict=True)
+    ]
+    return {
+        "date": datetime.now(UTC).date().isoformat(),
+        "requests": len(truth.lengths),
+        "tokens_per_pair": round(float(np.mean([length for lengths in truth.lengths for length in lengths])), 1),
+        "pairs_per_s": {row.name: report.spread([DOCUMENTS / value for value in row.seconds], 2) for row in rows},
+        "cpu_seconds_per_request": {row.name: round(float(np.median(row.cpu)), 3) for row in rows},
+        "wall_seconds_per_request": {row.name: round(float(np.median(row.wall)), 3) for row in rows},
+        "sweep_pairs_per_s": contest.sweeps,
+        "best_peer": contest.best.name,
+        # FlagEmbedding puts its pairs together from re-encoded text on transformers 5: its difference is no error of ours.
+        "max_logit_differences": {row.name: _largest_difference(truth.logits, row.logits) for row in rows},
+        "ranks": {row.name: agreement(row.logits, exact) for row in rows if row.rounds is None},
+        "product_gflops": report.spread([rate / 1e9 for rate in contest.rates], 1),
+        "product_share": report.spread(shares),
+        "padding_share": round(contest.padding_share, 6),
+    }
+
+
+def _ratios(contests: dict[str, Contest]) -> dict[str, Any]:
+    """Return how many times as long others took: each contest's best peer, and ours in one precision beside another."""
+    ours = {dtype: contest.ours for dtype, contest in contests.items()}
+    ratios = {}
+    if contests["fp32"].peers:
+        default = next(row for row in contests["fp32"].peers if row.name == "flagembedding, default")
+        ratios["fp32_vs_flagembedding_default"] = ratio(default, ours["fp32"])
+        ratios["fp32_vs_best_peer"] = ratio(contests["fp32"].best, ours["fp32"])
+    if "bf16" in contests:
+        ratios["bf16_vs_best_peer"] = ratio(contests["bf16"].best, ours["bf16"])
+        ratios["bf16_vs_fp32"] = ratio(ours["fp32"], ours["bf16"])
+    if "int8" in contests:
+        ratios["int8_vs_best_int8_peer"] = ratio(contests["int8"].best, ours["int8"])
+        if "bf16" in contests:
+            ratios["int8_vs_bf16"] = ratio(ours["bf16"], ours["int8"])
+    return ratios
+
+
+def _shares(figures: dict[str, Any]) -> dict[str, Any]:
+    return {"bf16_product_share": figures["bf16"]["product_share"]} if "bf16" in figures else {}
 
 
 def ratio(peer: Row, ours: Row) -> dict[str, float]:
-    """Return how many times as long as ours a peer took, request by request."""
-    return report.spread([theirs / own for theirs, own in zip(peer.seconds, ours.seconds, strict=True)], 2)
+    """Return how many times as long as ours a peer took, request by request; some score the first ones only."""
+    return report.spread([theirs / own for theirs, own in zip(peer.seconds, ours.seconds, strict=False)], 2)
 
 
 def agreement(logits: Sequence[Sequence[float]], exact: Sequence[Sequence[float]]) -> dict[str, float]:
@@ -285,50 +382,72 @@ def _best_ten(logits: Sequence[float]) -> set[int]:
 
 
 def _largest_difference(exact: list[list[float]], logits: list[list[float]]) -> float:
-    return float(f"{np.abs(np.array(logits[: len(exact)]) - np.array(exact)).max():.2g}")
+    differences = np.abs(np.array(logits[: len(exact)]) - np.array(exact[: len(logits)]))
+    return float(f"{differences.max():.2g}")
 
 
 def _keep(shape: str, cores: int, measurement: dict[str, Any], versions: dict[str, str]) -> None:
-    """Print a measurement and write it beside those of the other settings."""
+    """Print a measurement and write it beside those of the other settings, precisions and processors."""
     _print(shape, cores, measurement)
-    last = report.read("engine")
-    figures = {**last["figures"], "runs": {**last["figures"].get("runs", {}), f"{shape}, {cores} core(s)": measurement}}
+    last, processor, setting = report.read("engine"), report.processor(), f"{shape}, {cores} core(s)"
+    family = last["figures"].get(processor, {})
+    before = family.get("runs", {}).get(setting, {})
+    run = {**measurement, **{key: {**before.get(key, {}), **measurement[key]} for key in ("contests", "ratios")}}
+    family |= {
+        "machine": report.machine(),
+        "date": datetime.now(UTC).date().isoformat(),
+        "versions": dict(sorted({**family.get("versions", {}), **versions}.items())),
+        "runs": {**family.get("runs", {}), setting: run},
+    }
     ratios = last["ratios"]
     if (shape, cores) == HEADLINE:
-        ratios = {name: value["median"] for name, value in measurement["ratios"].items()}
-        figures |= {name: measurement[name] for name in ("padding_share", "max_logit_difference")}
-        figures["gemm_share"] = measurement["gemm_share"]["median"]
-        figures["pairs_per_s"] = {name: value["median"] for name, value in measurement["pairs_per_s"].items()}
-    print_(f"[dim]{report.write('engine', {**last['versions'], **versions}, figures, ratios)}")
+        ratios = {**ratios, processor: {name: value["median"] for name, value in run["ratios"].items()}}
+        family |= _headline(run["contests"])
+    print_(f"[dim]{report.write('engine', family['versions'], {**last['figures'], processor: family}, ratios)}")
+
+
+def _headline(contests: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "padding_share": max(contest["padding_share"] for contest in contests.values()),
+        "max_logit_difference": {
+            dtype: c["max_logit_differences"].get(_label("ko-reranker", dtype)) for dtype, c in contests.items()
+        },
+        "product_gflops": {dtype: contest["product_gflops"]["median"] for dtype, contest in contests.items()},
+        "product_share": {dtype: contest["product_share"]["median"] for dtype, contest in contests.items()},
+        "pairs_per_s": {name: v["median"] for contest in contests.values() for name, v in contest["pairs_per_s"].items()},
+    }
 
 
 def _print(shape: str, cores: int, measurement: dict[str, Any]) -> None:
-    clock = measurement["clock"]
-    title = f"{shape}, {cores} core(s), {measurement['requests']} requests of {DOCUMENTS} documents, {clock} clock"
+    for dtype, contest in measurement["contests"].items():
+        title = f"{dtype}: {shape}, {cores} core(s), {contest['requests']} requests of {DOCUMENTS} documents"
+        print_(_table(contest, f"{title}, {measurement['clock']} clock"))
+        share, rate = contest["product_share"]["median"], contest["product_gflops"]["median"]
+        print_(f"{'best peer':32}{contest['best_peer']}")
+        print_(f"{'padding share':32}{contest['padding_share']:6.2%}")
+        print_(f"{'share of the product rate':32}{share:6.1%}   (of {rate:.0f} G operations/s in {dtype})")
+    for name, value in measurement["ratios"].items():
+        print_(f"{name:32}{value['median']:6.2f}   ({value['p10']:.2f}-{value['p90']:.2f})")
+    times = measurement["tokenisation_cpu_ms"]
+    others = f"plain {times['plain']:.1f}, documents seen before {times['cached']:.1f}"
+    print_(f"{'tokenisation, CPU ms a request':32}{times['ours']:6.1f}   ({others})")
+
+
+def _table(contest: dict[str, Any], title: str) -> Table:
     table = Table("scorer", "pairs/s", "p10-p90", "CPU s", "wall s", "logits off by", "Spearman", "top 10", title=title)
-    for name, speed in sorted(measurement["pairs_per_s"].items(), key=lambda item: -item[1]["median"]):
-        ranks = measurement["int8_ranks"].get(name, {})
-        off = measurement["max_logit_differences"].get(name)
+    for name, speed in sorted(contest["pairs_per_s"].items(), key=lambda item: -item[1]["median"]):
+        ranks = contest["ranks"].get(name, {})
         table.add_row(
             name,
             f"{speed['median']:.2f}",
             f"{speed['p10']:.2f}-{speed['p90']:.2f}",
-            f"{measurement['cpu_seconds_per_request'][name]:.2f}",
-            f"{measurement['wall_seconds_per_request'][name]:.2f}",
-            "" if off is None else f"{off:.1e}",
+            f"{contest['cpu_seconds_per_request'][name]:.2f}",
+            f"{contest['wall_seconds_per_request'][name]:.2f}",
+            f"{contest['max_logit_differences'][name]:.1e}",
             f"{ranks['spearman']:.4f}" if ranks else "",
             f"{ranks['top10_overlap']:.2f}" if ranks else "",
         )
-    print_(table)
-    for name, value in measurement["ratios"].items():
-        print_(f"{name:32}{value['median']:6.2f}   ({value['p10']:.2f}-{value['p90']:.2f})")
-    print_(f"{'best peers':32}{measurement['best_peer']}; {measurement['best_int8_peer']}")
-    print_(f"{'padding share':32}{measurement['padding_share']:6.2%}")
-    share, rate = measurement["gemm_share"]["median"], measurement["product_gflops"]["median"]
-    print_(f"{'share of the product rate':32}{share:6.1%}   (of {rate:.0f} GFLOP/s)")
-    times = measurement["tokenisation_cpu_ms"]
-    others = f"plain {times['plain']:.1f}, documents seen before {times['cached']:.1f}"
-    print_(f"{'tokenisation, CPU ms a request':32}{times['ours']:6.1f}   ({others})")
+    return table
 
 
 if __name__ == "__main__":

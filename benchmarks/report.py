@@ -13,16 +13,30 @@ from typing import Any
 import numpy as np
 
 RESULTS = Path(__file__).parent / "results"
+# The CPU's flags, widest first, and what they are called.
+WIDEST = (("amx_bf16", "AMX"), ("avx512_bf16", "AVX512-BF16"), ("avx512f", "AVX512"))
 
 
 def machine() -> str:
     """Return what the figures were measured on, without a name of its own."""
-    model = platform.processor() or platform.machine()
+    return f"{_model()}, {os.cpu_count()} CPUs, {platform.system()}"
+
+
+def processor() -> str:
+    """Return the processor's family: its model's name, and the widest unit that it multiplies with."""
+    flags = _cpuinfo("flags").split()
+    return ", ".join([_model(), *[name for flag, name in WIDEST if flag in flags][:1]])
+
+
+def _model() -> str:
+    return _cpuinfo("model name") or platform.processor() or platform.machine()
+
+
+def _cpuinfo(name: str) -> str:
+    """Return what Linux says of the first CPU, nothing where it isn't Linux."""
     cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        names = [line.partition(":")[2].strip() for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
-        model = names[0] if names else model
-    return f"{model}, {os.cpu_count()} CPUs, {platform.system()}"
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith(name)), "")
 
 
 def read(name: str) -> dict[str, Any]:

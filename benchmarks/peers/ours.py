@@ -80,11 +80,12 @@ class KoReranker:
         """Return the name of the GPU, or cpu."""
         return torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "cpu"
 
-    def product_rate(self, products: list[tuple[int, int]], seconds: float) -> float:
-        """Return the floating-point operations a second of a layer's matrix products at the token budget.
+    def product_rate(self, products: list[tuple[int, int]], seconds: float, dtype: str = "fp32") -> float:
+        """Return the operations a second of a layer's matrix products at the token budget.
 
-        On a CPU in fp32, each product by the better of PyTorch's two ways to it (MKL, and oneDNN with the weight laid out
-        beforehand), on as many threads at once as the engine has workers; on a GPU in the half precision that it serves in.
+        On a CPU in fp32 and bf16, each product by the better of PyTorch's two ways to it (its own, and oneDNN with the weight
+        laid out beforehand), in int8 by oneDNN, on as many threads at once as the engine has workers; on a GPU in the half
+        precision that it serves in.
         """
         rows = self.ranker.engine.batch_tokens
         if self.device.type == "cuda":
@@ -92,7 +93,7 @@ class KoReranker:
             return sum(2.0 * rows * inputs * outputs for inputs, outputs in products) / taken
         flops = taken = 0.0
         for inputs, outputs in products:
-            best = min(self._product_seconds(way, rows, inputs, outputs, seconds) for way in (_plain, _prepacked))
+            best = min(self._product_seconds(way, dtype, rows, inputs, outputs, seconds) for way in _WAYS[dtype])
             flops += 2.0 * rows * inputs * outputs * self.threads
             taken += best
         return flops / taken
@@ -115,14 +116,16 @@ class KoReranker:
         return start.elapsed_time(end) / 1000 / count
 
     def _product_seconds(
-        self, way: Callable[[torch.Tensor], Callable], rows: int, inputs: int, outputs: int, seconds: float
+        self, way: Callable[[torch.Tensor], Callable], dtype: str, rows: int, inputs: int, outputs: int, seconds: float
     ) -> float:
         """Return the seconds of one product while every thread computes its own."""
         best = [float("inf")] * self.threads
 
         def work(place: int) -> None:
             torch.set_num_threads(1)
-            left, right = torch.randn(rows, inputs), torch.randn(outputs, inputs)
+            left, right = _random(rows, inputs, dtype), _random(outputs, inputs, dtype)
+            if dtype == "int8":
+                left = left.bitwise_xor(-128).view(torch.uint8)  # 128 more
             multiply, until = way(right), time.perf_counter() + seconds
             times = []
             with torch.inference_mode():
@@ -147,3 +150,25 @@ def _plain(weight: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
 def _prepacked(weight: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
     laid_out = torch.ops.mkldnn._reorder_linear_weight.default(weight, 512)
     return lambda rows: torch.ops.mkldnn._linear_pointwise(rows, laid_out, None, "none", [], "")
+
+
+def _quantised(weight: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Multiply as the engine's `Int8Dense` does, without its roundings."""
+    laid_out, outputs = torch.ops.onednn.qlinear_prepack(weight, None), len(weight)
+    scales, zeros = torch.ones(outputs), torch.zeros(outputs, dtype=torch.int64)
+
+    def multiply(rows: torch.Tensor) -> torch.Tensor:
+        return torch.ops.onednn.qlinear_pointwise(
+            rows, 1.0, 128, laid_out, scales, zeros, None, 1.0, 0, torch.float32, "none", [], ""
+        )
+
+    return multiply
+
+
+def _random(count: int, width: int, dtype: str) -> torch.Tensor:
+    if dtype == "int8":
+        return torch.randint(-127, 128, (count, width), dtype=torch.int8)
+    return torch.randn(count, width, dtype=torch.bfloat16 if dtype == "bf16" else torch.float32)
+
+
+_WAYS = {"fp32": (_plain, _prepacked), "bf16": (_plain, _prepacked), "int8": (_quantised,)}

@@ -68,11 +68,12 @@ class Transformers(_Scorer):
 class Pipeline(_Scorer):
     """The text-classification pipeline, as SageMaker's Hugging Face inference toolkit runs it: one pair at a time."""
 
-    def __init__(self, folder: str, threads: int) -> None:
+    def __init__(self, folder: str, threads: int, dtype: str = "fp32") -> None:
         from transformers import pipeline
 
         _use(threads)
-        self.pipeline = pipeline("text-classification", model=folder, device=-1)
+        more = {"dtype": torch.bfloat16} if dtype == "bf16" else {}
+        self.pipeline = pipeline("text-classification", model=folder, device=-1, **more)
 
     def score(self, query: str, documents: list[str], batch: int | None = None) -> list[float]:
         places = list(range(len(documents))) if batch is None else by_length(documents)
@@ -104,11 +105,11 @@ class SentenceTransformers(_Scorer):
 
     packages = ("sentence-transformers",)
 
-    def __init__(self, folder: str, threads: int, device: str = "cpu") -> None:
+    def __init__(self, folder: str, threads: int, device: str = "cpu", dtype: str = "fp32") -> None:
         from sentence_transformers import CrossEncoder
 
         _use(threads)
-        more = {} if device == "cpu" else {"model_kwargs": {"dtype": "bfloat16"}}
+        more = {"model_kwargs": {"dtype": "bfloat16"}} if device != "cpu" or dtype == "bf16" else {}
         self.model = CrossEncoder(folder, device=device, max_length=MAX_TOKENS, **more)
 
     def score(self, query: str, documents: list[str], batch: int | None = None) -> list[float]:
