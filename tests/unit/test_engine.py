@@ -27,7 +27,8 @@ from transformers import (
 )
 
 from ko_reranker.engine import DeadlineExceeded, Engine, EngineBusy, EngineClosed, Item, Ticket
-from ko_reranker.engine.attention import gpu_kernel
+from ko_reranker.engine.attention import attend, fused_attention, gpu_kernel
+from ko_reranker.engine.dense import few_rows
 from ko_reranker.engine.encoders import ENCODERS, make_encoder
 from ko_reranker.engine.forwards import PackedForward, PaddedForward
 from ko_reranker.engine.graphs import TOKENS_PER_SEQUENCE, CudaRecorder, GraphForward, fitting, ladder
@@ -131,6 +132,69 @@ def test_bf16_stays_close():
     logits = classifier(model.bfloat16())(pairs)[0]
     assert logits.dtype == np.float32
     np.testing.assert_allclose(logits, exact, atol=0.1)
+
+
+@pytest.mark.parametrize("name", ["xlm-roberta", "bert", "modernbert"])
+def test_in_bf16_a_micro_batch_has_one_of_few_sizes_and_nobody_notices(name):
+    forward = classifier(make_model(name).bfloat16())
+    shapes = set()
+
+    class Watched:
+        def __getattr__(self, attribute):
+            return getattr(encoder, attribute)
+
+        def __call__(self, batch):
+            shapes.add((batch.tokens, batch.sequences))
+            return encoder(batch)
+
+    encoder, forward.encoder = forward.encoder, Watched()
+    for count in range(1, 40):
+        pairs = make_pairs([3 + (7 * place) % 29 for place in range(count)], typed=name in TYPED)
+        logits, computed = forward(pairs)
+        assert logits.shape == (count,)
+        assert sum(map(len, pairs)) <= computed <= few_rows(sum(map(len, pairs)) + 8)
+        np.testing.assert_allclose(logits[:1], forward(pairs[:1])[0], atol=LOGIT_BOUNDS["bf16"])
+    assert {tokens for tokens, _ in shapes} <= {few_rows(tokens) for tokens in range(1, 2000)}
+    assert {sequences for _, sequences in shapes} == {8, 16, 24, 32, 40}
+
+
+@given(st.integers(1, 100_000))
+def test_numbers_of_rows_are_few(rows):
+    assert rows <= few_rows(rows) < max(rows + 8, rows * 9 / 8)
+    assert few_rows(few_rows(rows)) == few_rows(rows)
+    assert len({few_rows(number) for number in range(1, 1025)}) == 40
+
+
+@given(
+    queries=st.integers(1, 40),
+    keys=st.integers(1, 70),
+    dtype=st.sampled_from([torch.float32, torch.bfloat16]),
+    masked=st.booleans(),
+)
+@settings(deadline=None)
+def test_attention_to_keys_filled_up_is_the_same(queries, keys, dtype, masked):
+    generator = torch.Generator().manual_seed(queries * keys)
+    query, key, value = (torch.randn(1, 2, count, 16, generator=generator).to(dtype) for count in (queries, keys, keys))
+    mask = None
+    if masked:
+        mask = torch.rand(queries, keys, generator=generator) < 0.5
+        mask[:, 0] = True
+    plain = torch.nn.functional.scaled_dot_product_attention(query.float(), key.float(), value.float(), mask)
+    found = fused_attention(query, key, value, mask, None)
+    assert found.dtype == dtype
+    torch.testing.assert_close(found.float(), plain, atol=2e-6 if dtype == torch.float32 else 2e-2, rtol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_sequence_of_nan_is_nobody_elses(dtype):
+    batch = pack(make_pairs([13, 21, 5], typed=False))
+    states = torch.randn(39, 2, 16).to(dtype)
+    expected = attend(states, states, states, batch)
+    broken = states.clone()
+    broken[13:34] = torch.nan
+    found = attend(broken, broken, broken, batch)
+    assert torch.equal(found[:13], expected[:13])
+    assert torch.equal(found[34:], expected[34:])
 
 
 def test_an_architecture_without_an_encoder_is_computed_padded():

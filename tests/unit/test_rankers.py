@@ -128,7 +128,7 @@ def test_loading_bounds_the_caches_that_grow_with_every_length(monkeypatch) -> N
     monkeypatch.setenv("LRU_CACHE_CAPACITY", "7")
     monkeypatch.delenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", raising=False)
     load_ranker("sample:tiny").close()
-    assert (os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"], os.environ["LRU_CACHE_CAPACITY"]) == ("64", "7")
+    assert (os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"], os.environ["LRU_CACHE_CAPACITY"]) == ("256", "7")
 
 
 def test_pairs_are_padded_to_the_longest(ranker: CrossEncoder) -> None:

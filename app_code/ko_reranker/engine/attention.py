@@ -15,13 +15,17 @@ import torch.nn.functional as F
 from torch import nn
 
 from ko_reranker.instances import AMPERE
+from ko_reranker.processor import multiplies_bf16_in_tiles
 
 from .packing import PackedBatch
 
 Kernel = Literal["flash", "memory_efficient", "one_by_one"]
 
-# In bf16 on a CPU PyTorch's fused attention takes half as long again as its three steps; longer sequences would want memory.
+# In bf16 on a CPU PyTorch's fused attention takes half as long again as its three steps, and with matrix units half as long; the
+# scores of longer sequences would want memory.
 _SPELT_OUT_TOKENS = 512
+# It takes the exponentials of a row 16 at a time, and what is left at the end one by one: 205 keys take twice as long as 208.
+_KEYS_AT_ONCE = 16
 
 
 def gpu_kernel(dtype: torch.dtype, head_size: int, capability: tuple[int, int], *, window: bool = False) -> Kernel:
@@ -105,17 +109,43 @@ def _attend_alone(
     dropout: float,
 ) -> torch.Tensor:
     """Let one sequence attend to itself, or to its first tokens: (1, heads, tokens, head size)."""
-    # With a gradient its scores are kept in any case.
-    short = query.shape[2] <= _SPELT_OUT_TOKENS or query.requires_grad
     # PyTorch's fused attention of a GPU has no dropout under a window.
-    if dropout or (query.dtype == torch.bfloat16 and short):
+    if dropout or _spelt_out_pays(query):
         scores = torch.matmul(query * (query.shape[3] ** -0.5 if scale is None else scale), key.transpose(2, 3)).float()
         if mask is None:
             weights = scores.softmax(-1)
         else:  # a token whose window holds none of those that are seen gets zeros, as from PyTorch's fused attention
             weights = scores.masked_fill_(~mask, torch.finfo(scores.dtype).min).softmax(-1).masked_fill(~mask, 0)
         return torch.matmul(F.dropout(weights.to(value.dtype), dropout), value)
-    return F.scaled_dot_product_attention(query, key, value, mask, scale=scale)
+    return fused_attention(query, key, value, mask, scale)
+
+
+def _spelt_out_pays(query: torch.Tensor) -> bool:
+    if query.dtype != torch.bfloat16:
+        return False
+    # With a gradient its scores are kept in any case.
+    return query.requires_grad or (query.shape[2] <= _SPELT_OUT_TOKENS and not multiplies_bf16_in_tiles())
+
+
+def fused_attention(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None, scale: float | None, **more: bool
+) -> torch.Tensor:
+    """Return what `scaled_dot_product_attention` does, on a CPU of keys filled up to a number that suits it.
+
+    Args:
+        query: (1, heads, queries, head size).
+        key, value: (1, heads, keys, head size).
+        mask: bool, (queries, keys); which query sees which key; None for all.
+        scale: of the scores; None takes 1 / sqrt(head size).
+        more: what else it takes.
+    """
+    keys = key.shape[2]
+    missing = -keys % _KEYS_AT_ONCE
+    if missing and query.device.type == "cpu" and not query.requires_grad and not more.get("is_causal"):
+        # Copies, and not a look at the sequence behind this one, whose NaN would be this one's, masked or not.
+        key, value = (F.pad(states, (0, 0, 0, missing)) for states in (key, value))
+        mask = _first(keys, missing, key.device) if mask is None else F.pad(mask, (0, missing))
+    return F.scaled_dot_product_attention(query, key, value, mask, scale=scale, **more)
 
 
 def attend_from_first(
@@ -261,6 +291,13 @@ def attend_varlen(
         *alone, None, *bounds, dropout, 0, torch.is_grad_enabled() and query.requires_grad, scale=scale
     )[0]
     return sequence[0]
+
+
+@functools.lru_cache(maxsize=1024)
+@torch.inference_mode(False)
+def _first(seen: int, unseen: int, device: torch.device) -> torch.Tensor:
+    """Return bool, (1, seen + unseen), of which the first ``seen`` are True."""
+    return (torch.arange(seen + unseen, device=device) < seen)[None]
 
 
 @functools.lru_cache(maxsize=1024)

@@ -109,9 +109,10 @@ class _BertLayer:
         self.last = last
         self.output = _dense(layer.attention.output.dense, int8=int8)
         self.output_norm: _OfStates = layer.attention.output.LayerNorm
-        self.activation = _activation(config.hidden_act)
-        self.up = _dense(layer.intermediate.dense, int8=int8)
-        self.down = _dense(layer.output.dense, int8=int8, after_gelu=config.hidden_act == "gelu")
+        gelu = config.hidden_act == "gelu"
+        self.up = _dense(layer.intermediate.dense, int8=int8, gelu=gelu)
+        self.activation: _OfStates | None = None if gelu else _activation(config.hidden_act)
+        self.down = _dense(layer.output.dense, int8=int8, after_gelu=gelu)
         self.down_norm: _OfStates = layer.output.LayerNorm
 
     def __call__(self, states: torch.Tensor, batch: PackedBatch) -> torch.Tensor:
@@ -119,8 +120,9 @@ class _BertLayer:
         attended = self.attend(states, batch)
         if self.last:
             states = states[batch.firsts]
-        states = self.output_norm(self.output(attended).add_(states))
-        return self.down_norm(self.down(self.activation(self.up(states))).add_(states))
+        states = self.output_norm(self.output(attended, states))
+        inner = self.up(states)
+        return self.down_norm(self.down(inner if self.activation is None else self.activation(inner), states))
 
 
 class _SelfAttention:
@@ -202,13 +204,11 @@ class _ModernBertLayer:
 
 
 def _activation(name: str | _OfStates) -> _OfStates:
-    if name == "gelu":
-        return torch.ops.aten.gelu_  # in place: to fetch fresh memory for its output takes as long as GELU itself
     return ACT2FN[name] if isinstance(name, str) else name
 
 
-def _dense(linear: nn.Linear, *, int8: bool, after_gelu: bool = False) -> Dense:
-    return make_dense(linear.weight, linear.bias, int8=int8, after_gelu=after_gelu)
+def _dense(linear: nn.Linear, *, int8: bool, **more: bool) -> Dense:
+    return make_dense(linear.weight, linear.bias, int8=int8, **more)
 
 
 # The encoder of each architecture that is computed without padding, by its model_type; those can be trained, too.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -80,8 +80,26 @@ class PackedBatch:
         ends = [*range(self.tokens + longest, tokens, longest), *([tokens] if padding else [])]
         offsets = self.offsets + tuple(ends)
         offsets += (tokens,) * (sequences + 1 - len(offsets))
-        # Positions repeat those of the batch: any that exist will do.
-        indexes = torch.arange(padding) % self.tokens
+        return self._with_padding(offsets, longest)
+
+    def rounded(self, count: Callable[[int], int]) -> PackedBatch:
+        """Return the batch with sequences of padding behind its own, so that its numbers of tokens and of sequences are few.
+
+        Args:
+            count: from a number of tokens or sequences to one that is not smaller.
+        """
+        fillers = count(self.sequences + 1) - self.sequences
+        padding = count(self.tokens + fillers) - self.tokens
+        # None is empty: all have one token, and the last one the rest.
+        lengths = [1] * (fillers - 1) + [padding - fillers + 1]
+        offsets = tuple(itertools.accumulate(lengths, initial=self.tokens))
+        filled = self._with_padding(self.offsets + offsets[1:], max(self.longest, lengths[-1]))
+        return filled if self.attended is None else replace(filled, attended=(*self.attended, *lengths))
+
+    def _with_padding(self, offsets: tuple[int, ...], longest: int) -> PackedBatch:
+        """Return the batch with some tokens behind its own, up to the last offset."""
+        # They repeat those of the batch: any position that exists will do.
+        indexes = torch.arange(offsets[-1] - self.tokens) % self.tokens
         return PackedBatch(
             ids=torch.cat([self.ids, self.ids[indexes]]),
             types=None if self.types is None else torch.cat([self.types, self.types[indexes]]),
