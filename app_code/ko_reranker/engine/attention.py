@@ -21,7 +21,7 @@ from .packing import PackedBatch
 
 Kernel = Literal["flash", "memory_efficient", "one_by_one"]
 
-# In bf16 on a CPU PyTorch's fused attention takes half as long again as its three steps, and with matrix units half as long; the
+# In bf16 on a CPU PyTorch's fused attention takes half as long again as its three steps, and with matrix units half; the
 # scores of longer sequences would want memory.
 _SPELT_OUT_TOKENS = 512
 # It takes the exponentials of a row 16 at a time, and what is left at the end one by one: 205 keys take twice as long as 208.
