@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+from collections.abc import Mapping
 from typing import Any
 
 # oneDNN keeps the code of a product for each number of rows that it has met, and PyTorch's own cache above it some more: 1,024
@@ -38,7 +39,7 @@ def multiplies_bf16_in_tiles() -> bool:
 
 
 @functools.cache
-def _instructions() -> dict[str, Any]:
+def _instructions() -> Mapping[str, Any]:
     import torch  # takes seconds, which those who only count cores need not wait for
 
     return torch.cpu.get_capabilities()

@@ -6,7 +6,7 @@ CPU is drawn as that of encoders is (`packed.py`).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -15,7 +15,6 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from ko_reranker.engine.decoders import Decoder, pack_behind_prefixes
-from ko_reranker.engine.dense import Dense
 from ko_reranker.engine.items import Item
 from ko_reranker.engine.packing import PackedBatch, pack
 from training_job.loop.attention import Packed, Stream
@@ -78,7 +77,7 @@ class PackedDecoder:
         return decoder(self.batch, [behind.get(id(pair.prefix)) for pair in pairs], [1] * len(pairs))
 
 
-def _join(*linears: nn.Module) -> Dense:
+def _join(*linears: nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:
     """Return linear layers of the same input as one that has a gradient: their weights as they are now, one by one."""
 
     def apply(rows: torch.Tensor) -> torch.Tensor:

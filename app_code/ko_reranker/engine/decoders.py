@@ -35,7 +35,7 @@ _DEPENDS_ON_LENGTH = ("dynamic", "longrope")
 # cos and sin of every token's position, (tokens, head size) each.
 _Rotary = tuple[torch.Tensor, torch.Tensor]
 # From linear layers of the same input to one whose outputs follow each other.
-Join = Callable[..., Dense]
+Join = Callable[..., Callable[[torch.Tensor], torch.Tensor]]
 
 
 def joined(*linears: nn.Linear) -> Dense:

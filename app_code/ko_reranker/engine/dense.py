@@ -140,8 +140,8 @@ def _add_to_gradient(weight: torch.Tensor, left: torch.Tensor, right: torch.Tens
 
 
 def _onednn_linear(rows: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, *, gelu: bool = False) -> torch.Tensor:
-    behind = ("gelu", [], "none") if gelu else ("none", [], "")
-    product: torch.Tensor = torch.ops.mkldnn._linear_pointwise(rows, weight, bias, *behind)
+    behind, form = ("gelu", "none") if gelu else ("none", "")  # GELU's form is the one by erf
+    product: torch.Tensor = torch.ops.mkldnn._linear_pointwise(rows, weight, bias, behind, [], form)
     return product
 
 
