@@ -23,7 +23,7 @@ from ko_reranker.commands.evaluate import print_report
 from ko_reranker.data.jsonl import read_record_file
 from ko_reranker.evaluation.evaluate import EvaluationSettings, evaluate, write_report
 from ko_reranker.evaluation.questions import TestSet, read_test_set
-from ko_reranker.rankers import load_ranker
+from ko_reranker.rankers import EngineOptions, load_ranker
 from training_job.mini_reranker.corpus import Corpus, side_of
 from training_job.mini_reranker.kinds import digest, validation_kinds
 from training_job.mini_reranker.needle import needle_table, summary
@@ -60,7 +60,9 @@ def main() -> None:
     figures: dict[str, Any] = {}
     for name, test_set in sets.items():
         print(f"{name}: {len(test_set.questions)} questions, {len(test_set.passages)} passages", flush=True)
-        found, _, _ = evaluate(test_set, EvaluationSettings(models, candidates=CANDIDATES, fuse=0.5))
+        found, _, _ = evaluate(
+            test_set, EvaluationSettings(models, candidates=CANDIDATES, fuse=0.5, engine=EngineOptions(dtype="fp32"))
+        )
         write_report(Path("build/evaluation") / name, found)
         print_report(found)
         figures[name] = {
@@ -82,7 +84,7 @@ def main() -> None:
 
 
 def _needle(row: str, address: str, data: Path) -> dict[str, Any]:
-    ranker = load_ranker(address)
+    ranker = load_ranker(address, EngineOptions(dtype="fp32"))
     table = needle_table(ranker, Corpus(data))
     ranker.close()
     print(f"{row}, share of needles won: {summary(table)}", flush=True)

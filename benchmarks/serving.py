@@ -147,8 +147,9 @@ async def _measure(shape: str, clients: list[int], seconds: int) -> None:
 
 @asynccontextmanager
 async def _ours(folder: str):
-    # As Infinity does, a long document's end is cut; all else is the default.
+    # As Infinity does, a long document's end is cut, and all is computed in fp32; all else is the default.
     command = [_beside(python("ours"), "ko-reranker"), "serve", "--model", folder, "--max-chunks", "1"]
+    command += ["--dtype", "fp32"]
     async with _running(OURS, command, "/v2/rerank", {"model": "benchmark"}, "results", cores=0) as server:
         yield server
 

@@ -169,7 +169,7 @@ def train_tiny(job: dict[str, Any]) -> dict[str, Any]:
     import torch
 
     from ko_reranker.container import TrainingFolders
-    from ko_reranker.rankers import load_ranker
+    from ko_reranker.rankers import EngineOptions, load_ranker
     from ko_reranker.recipes.shipped import load_recipe
     from training_job.loop.worker import Worker
     from training_job.train import train
@@ -179,7 +179,7 @@ def train_tiny(job: dict[str, Any]) -> dict[str, Any]:
     (folders.dataset / "train.jsonl").symlink_to(job["records"])
     settings = {"recipe": "tiny", "epochs": "1", "batch_queries": "1000000"}
     train(load_recipe(settings), folders, Worker(0, 1, 0, torch.device("cpu")))
-    ranker = load_ranker(folders.model)
+    ranker = load_ranker(folders.model, EngineOptions(dtype="fp32"))
     scores = [float(score) for score in ranker.score_pairs([tuple(pair) for pair in job["pairs"]])]
     return {"model": str(folders.model), "max_length": ranker.max_length, "scores": scores}
 

@@ -62,6 +62,44 @@ def gpu_of(instance_type: str) -> Gpu | None:
     return _FAMILIES.get(family, Gpu(f"GPU of {family}", None))
 
 
+# With matrix units for bf16 (AMX): Intel's Xeons from the fourth generation on, Sapphire Rapids (7i) and Granite Rapids (8i)
+# (aws.amazon.com/ec2/instance-types/m7i, …/m8i and so on). AMD's 7a multiplies bf16 by AVX-512, Graviton by BFMMLA.
+_WITH_TILES = frozenset(f"{kind}{generation}" for kind in "mcr" for generation in ("7i", "8i"))
+
+
+def auto_precision(instance_type: str, *, tiles_pay: bool) -> Dtype:
+    """Return what ``auto`` is on an instance type, by the rule of `EngineOptions.dtype`.
+
+    Args:
+        instance_type: such as ``ml.c7i.xlarge``.
+        tiles_pay: whether the model is one that takes bf16 on a CPU that has matrix units for it.
+    """
+    gpu = gpu_of(instance_type)
+    if gpu is not None:
+        return "fp16" if gpu.capability is not None and gpu.capability < AMPERE else "bf16"
+    return "bf16" if tiles_pay and instance_type.removeprefix("ml.").partition(".")[0] in _WITH_TILES else "fp32"
+
+
+def judging_precision(asked: Dtype, *, served_on: str, judged_on: str) -> Dtype:
+    """Return what to ask of an evaluation's instance, so that a model is judged in what an endpoint will serve it in.
+
+    That is auto where it means the same on both, and where the evaluation's instance has no instructions for the endpoint's;
+    its report then says what it was.
+
+    Args:
+        asked: of the endpoint.
+        served_on: the endpoint's instance type.
+        judged_on: the evaluation's.
+    """
+    served, judged = ({auto_precision(kind, tiles_pay=pays) for pays in (True, False)} for kind in (served_on, judged_on))
+    # What is served depends on the model's family, which settings don't know.
+    if asked != "auto" or served == judged or len(served) > 1:
+        return asked
+    (wanted,) = served
+    there = wanted == "fp32" or wanted in judged or (wanted == "fp16" and gpu_of(judged_on) is not None)
+    return wanted if there else "auto"
+
+
 # GiB of the size large, by the kind of EC2's families (docs.aws.amazon.com/ec2/latest/instancetypes, gp, co and mo).
 _LARGE_GB = {"c": 4, "m": 8, "r": 16}
 

@@ -27,7 +27,7 @@ class KoReranker:
     def __init__(self, folder: str, threads: int) -> None:
         # What advances a ranking computes MaxSim in this thread, the engine's workers have threads of their own.
         torch.set_num_threads(threads)
-        self.ranker = load_ranker(folder, EngineOptions(max_chunks=1, workers=threads, vector_cache_bytes=0))
+        self.ranker = load_ranker(folder, EngineOptions(dtype="fp32", max_chunks=1, workers=threads, vector_cache_bytes=0))
         self.keeping = self.ranker.encoder
         self.fresh = ApartEncoder(self.keeping.tokenizer, self.ranker.settings)
 

@@ -13,6 +13,7 @@ from cdk.constructs.live_model import LiveModel
 from cdk.constructs.python_function import PythonFunction
 from cdk.constructs.states import FailureTail, call, invoke, look_up_live_model
 from cdk.constructs.stores import DataBucket
+from ko_reranker.instances import judging_precision
 from ko_reranker.settings import Settings
 
 _THROTTLED = ["SageMaker.SdkClientException", "SageMaker.ThrottlingException"]
@@ -111,7 +112,8 @@ class Learning(Construct):
         )
 
     def _evaluate(self) -> sfn.CustomState:
-        evaluation, server = self._settings.evaluation, self._settings.serving.server
+        evaluation, serving = self._settings.evaluation, self._settings.serving
+        server = serving.server
         return self._processing(
             "Evaluate",
             command="evaluate",
@@ -122,7 +124,9 @@ class Learning(Construct):
                 "candidates": evaluation.candidates_per_query,
                 "first_stage": evaluation.first_stage,
                 # It scores as the endpoint will: its golden queries must find the same scores there.
-                "dtype": server.precision,
+                "dtype": judging_precision(
+                    server.precision, served_on=serving.instance_type, judged_on=evaluation.instance_type
+                ),
                 "max_length": server.max_length,
             },
             output="evaluation",

@@ -144,7 +144,7 @@ def test_graphs_of_all_sizes_share_their_memory(folders) -> None:
 def test_the_reranker_in_the_box_scores_as_on_a_cpu(precision) -> None:
     documents = ["서울의 인구는 약 940만 명이다.", "부산은 항구 도시이다.", "", "한강은 서울을 지난다. " * 200]
     on_gpu = load_ranker("sample:mini", EngineOptions(device="cuda", dtype=precision))
-    on_cpu = load_ranker("sample:mini", EngineOptions(device="cpu"))
+    on_cpu = load_ranker("sample:mini", EngineOptions(device="cpu", dtype="fp32"))
     try:
         ours, exact = (ranker.score("서울의 인구는?", documents) for ranker in (on_gpu, on_cpu))
     finally:

@@ -39,10 +39,10 @@ def free_port() -> int:
 
 
 def environment(base: Path, port: int, **variables: str) -> dict[str, str]:
-    """Return the environment of a serving container whose /opt/ml is ``base``."""
+    """Return the environment of a serving container whose /opt/ml is ``base``; it computes in fp32 on whichever processor."""
     own = {name: value for name, value in os.environ.items() if not name.startswith(("KO_RERANKER_", "SAGEMAKER_"))}
     container = {"SAGEMAKER_BASE_DIR": str(base), "SAGEMAKER_BIND_TO_PORT": str(port)}
-    return own | container | {"KO_RERANKER_HOST": "127.0.0.1", "OMP_NUM_THREADS": "1"} | variables
+    return own | container | {"KO_RERANKER_HOST": "127.0.0.1", "KO_RERANKER_DTYPE": "fp32", "OMP_NUM_THREADS": "1"} | variables
 
 
 @contextmanager

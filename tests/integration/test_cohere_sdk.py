@@ -9,7 +9,7 @@ import cohere
 import pytest
 from serving_process import Server, serving
 
-from ko_reranker.rankers import load_ranker
+from ko_reranker.rankers import EngineOptions, load_ranker
 from ko_reranker.samples import tiny_model
 
 QUERY = "어텐션 마스크는 무엇을 하나요?"
@@ -36,7 +36,7 @@ def server(base, tmp_path_factory) -> Server:
 @pytest.fixture(scope="module")
 def expected(base) -> list[int]:
     """What the model itself says, without any server."""
-    logits = load_ranker(base / "model").score(QUERY, DOCUMENTS)
+    logits = load_ranker(base / "model", EngineOptions(dtype="fp32")).score(QUERY, DOCUMENTS)
     return sorted(range(len(DOCUMENTS)), key=lambda index: -logits[index])
 
 

@@ -472,7 +472,9 @@ def test_it_is_served_with_its_cost_and_its_places(method, prompts, folder):
         "input_tokens": cost.tokens,
         "output_tokens": 0,
     }
-    assert facts == {"model": str(folder), "max_length": 256, "whole": True, "max_documents": 100, "raw_scale": "rank"}
+    told = {"precision": "float32", "precision_reason": ranker.precision_reason}
+    whole = {"model": str(folder), "max_length": 256, "whole": True, "max_documents": 100, "raw_scale": "rank"}
+    assert facts == whole | told
     assert info["raw_scale"] == "rank"
     assert (refused["error"]["param"], info["max_client_batch_size"]) == ("documents", 100)
     assert "are 101, over the limit of 100" in refused["message"]

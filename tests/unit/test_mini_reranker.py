@@ -17,7 +17,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, Bert
 
 from ko_reranker.data.jsonl import read_record_file, read_rows, write_jsonl
 from ko_reranker.models import MINI_MODEL, resolve_model
-from ko_reranker.rankers import load_ranker
+from ko_reranker.rankers import EngineOptions, load_ranker
 from ko_reranker.samples.packed import MINI, pack, unpack
 from ko_reranker.samples.paths import PHRASEBOOK, SAMPLE
 from training_job.mini_reranker import asked, distil, stages
@@ -300,7 +300,7 @@ def _no_english() -> Tokenizer:
 def test_the_model_in_the_box_is_an_ordinary_one_and_ranks_what_it_has_not_seen() -> None:
     assert sum(file.stat().st_size for file in MINI.iterdir()) <= 25e6
     folder = resolve_model(MINI_MODEL)
-    ranker = load_ranker(MINI_MODEL)
+    ranker = load_ranker(MINI_MODEL, EngineOptions(dtype="fp32"))
     korean = {row["en"]: row["ko"] for row in read_rows(PHRASEBOOK)}
     places = []
     for record in itertools.islice(read_record_file(SAMPLE), 100):

@@ -40,13 +40,15 @@ from ko_reranker.models import resolve_model
 from ko_reranker.operations import packages
 from ko_reranker.operations.errors import OperationError
 from ko_reranker.operations.stage import Stage
-from ko_reranker.rankers import RankerError, load_ranker
+from ko_reranker.rankers import EngineOptions, RankerError, load_ranker
 from ko_reranker.rankers.folders import relevant_label
 from ko_reranker.samples import tiny_model
 
 QUERY = "서울의 인구"
 DOCUMENTS = ["서울 940 만 명", "부산 항구", "", "서울 의 인구 는 한국 에서 가장 많다 " * 6, "인구"]
 WORDS = ["서울", "의", "인구", "서울의", "부산", "940", "만", "명", "항구", "는", "한국", "에서", "가장", "많다"]
+# Compared with what transformers computes in fp32, whatever this processor would take.
+EXACT = EngineOptions(dtype="fp32")
 SHAPE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
 
 
@@ -143,7 +145,7 @@ def test_a_pointer_of_a_file_that_is_not_read_is_nobodys_business(tiny: Path) ->
     for name in ("pytorch_model.bin", "training_args.bin"):
         (tiny / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 1\n")
     (tiny / "requirements.txt").touch()
-    assert len(load_ranker(tiny).score(QUERY, DOCUMENTS)) == len(DOCUMENTS)
+    assert len(load_ranker(tiny, EXACT).score(QUERY, DOCUMENTS)) == len(DOCUMENTS)
 
 
 @pytest.mark.parametrize("name", ["../model.safetensors", "/model.safetensors", "part/../../model.safetensors", "weights.pkl"])
@@ -176,7 +178,7 @@ def test_a_file_that_an_index_names_and_is_not_there_is_named(tiny: Path) -> Non
     AutoModelForSequenceClassification.from_pretrained(tiny).save_pretrained(tiny, max_shard_size="100KB")
     (tiny / "model.safetensors").unlink(missing_ok=True)
     shards = sorted(tiny.glob("model-*.safetensors"))
-    assert len(shards) > 1 and len(load_ranker(tiny).score(QUERY, DOCUMENTS)) == len(DOCUMENTS)
+    assert len(shards) > 1 and len(load_ranker(tiny, EXACT).score(QUERY, DOCUMENTS)) == len(DOCUMENTS)
     shards[0].unlink()
     assert f"lacks 1 of its {len(shards)} files of weights ({shards[0].name})" in refused(tiny)
 
@@ -316,7 +318,7 @@ def test_a_chat_models_classifier_whose_prompt_is_nowhere_is_refused(tmp_path: P
     config = LlamaConfig(vocab_size=len(tokenizer), num_labels=1, pad_token_id=1, **SHAPE)
     tokenizer.chat_template = "{{ messages }}"
     seeded(config, tokenizer, tmp_path)
-    assert len(load_ranker(tmp_path).score(QUERY, DOCUMENTS)) == len(DOCUMENTS)  # it has a frame of its own
+    assert len(load_ranker(tmp_path, EXACT).score(QUERY, DOCUMENTS)) == len(DOCUMENTS)  # it has a frame of its own
     bare = json.loads((tmp_path / "tokenizer.json").read_text()) | {"post_processor": None}
     (tmp_path / "tokenizer.json").write_text(json.dumps(bare))
     assert "prompt that is in none of its files" in refused(tmp_path)
@@ -351,7 +353,7 @@ def test_two_named_labels_score_by_the_difference_whose_sigmoid_is_their_softmax
     model = seeded(config_class(vocab_size=len(tokenizer), **SHAPE, **ids), tokenizer, tmp_path)
     logits = one_by_one(model, tokenizer, types=config_class is not RobertaConfig)
     relevant = names.index("relevant") if "relevant" in names else names.index("yes")
-    scores = load_ranker(tmp_path).score(QUERY, DOCUMENTS)
+    scores = load_ranker(tmp_path, EXACT).score(QUERY, DOCUMENTS)
     np.testing.assert_allclose(scores, logits[:, relevant] - logits[:, 1 - relevant], atol=1e-4)
     softmax = torch.from_numpy(logits).softmax(1)[:, relevant]
     torch.testing.assert_close(torch.from_numpy(scores).sigmoid(), softmax, atol=1e-5, rtol=1e-4)
@@ -387,7 +389,7 @@ def test_a_pairs_logit_is_that_of_the_pair_alone_whatever_pads_it(kind, own, pad
     model = seeded(config, tokenizer, tmp_path)
     rewrite(tmp_path / "config.json", pad_token_id=own)
     expected = one_by_one(model, tokenizer, types=kind is RoFormerConfig)[:, 0]
-    ranker = load_ranker(tmp_path)
+    ranker = load_ranker(tmp_path, EXACT)
     np.testing.assert_allclose(ranker.score(QUERY, DOCUMENTS), expected, atol=1e-4)
     np.testing.assert_allclose(ranker.score(QUERY, DOCUMENTS[::-1])[::-1], expected, atol=1e-4)
     assert expected.std() > 1e-2
@@ -398,14 +400,14 @@ def test_a_classifier_of_the_last_token_reads_it_though_it_is_the_padding(tmp_pa
     config = LlamaConfig(vocab_size=len(tokenizer), num_labels=1, pad_token_id=None, **SHAPE)
     model = seeded(config, tokenizer, tmp_path)
     expected = one_by_one(model, tokenizer, types=False)[:, 0]
-    np.testing.assert_allclose(load_ranker(tmp_path).score(QUERY, DOCUMENTS), expected, atol=1e-4)
+    np.testing.assert_allclose(load_ranker(tmp_path, EXACT).score(QUERY, DOCUMENTS), expected, atol=1e-4)
 
 
 def test_a_model_whose_scores_padding_would_move_is_never_padded(tmp_path: Path) -> None:
     tokenizer = words()
     config = ConvBertConfig(vocab_size=len(tokenizer), num_labels=1, embedding_size=32, **SHAPE)  # its convolutions see padding
     model = seeded(config, tokenizer, tmp_path)
-    ranker = load_ranker(tmp_path)
+    ranker = load_ranker(tmp_path, EXACT)
     expected = one_by_one(model, tokenizer, types=True)[:, 0]
     np.testing.assert_allclose(ranker.score(QUERY, DOCUMENTS), expected, atol=1e-4)
 
@@ -420,7 +422,7 @@ def test_klues_roberta_with_a_berts_tokenizer_and_one_token_type_scores(kind: st
     if kind == "padded":
         monkeypatch.setattr("ko_reranker.rankers.cross_encoder.ENCODERS", {})
     expected = one_by_one(model, tokenizer, types=False)[:, 0]
-    ranker = load_ranker(tmp_path)
+    ranker = load_ranker(tmp_path, EXACT)
     assert ranker.max_length == 128
     np.testing.assert_allclose(ranker.score(QUERY, DOCUMENTS), expected, atol=1e-4)
     assert expected.std() > 1e-2
@@ -484,7 +486,7 @@ def modular(folder: Path, pooling: str = "cls", *, kind: str = "CrossEncoder") -
 def test_a_cross_encoder_of_modules_scores_by_its_dense_head(tmp_path: Path, pooling: str) -> None:
     score = modular(tmp_path, pooling)
     expected = [score(document) for document in DOCUMENTS]
-    np.testing.assert_allclose(load_ranker(tmp_path).score(QUERY, DOCUMENTS), expected, atol=1e-4)
+    np.testing.assert_allclose(load_ranker(tmp_path, EXACT).score(QUERY, DOCUMENTS), expected, atol=1e-4)
     assert np.std(expected) > 1e-2
 
 
@@ -585,9 +587,9 @@ def test_code_of_a_tokenizer_is_not_run_either(tiny: Path, tmp_path: Path) -> No
 
 def test_code_that_is_trusted_is_run(tiny: Path, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
-    expected = load_ranker(tiny).score(QUERY, DOCUMENTS)
+    expected = load_ranker(tiny, EXACT).score(QUERY, DOCUMENTS)
     with_code(tiny, tmp_path / "ran", model_type="own")
-    np.testing.assert_allclose(load_ranker(tiny, trust_remote_code=True).score(QUERY, DOCUMENTS), expected, atol=1e-5)
+    np.testing.assert_allclose(load_ranker(tiny, EXACT, trust_remote_code=True).score(QUERY, DOCUMENTS), expected, atol=1e-5)
     assert (tmp_path / "ran").exists()
 
 

@@ -47,7 +47,7 @@ DOCUMENTS = [
 
 @pytest.fixture(scope="module")
 def ranker() -> CrossEncoder:
-    return load_ranker("sample:tiny")
+    return load_ranker("sample:tiny", EngineOptions(dtype="fp32"))
 
 
 def test_a_pair_scores_the_same_whatever_else_is_in_the_batch(ranker: CrossEncoder) -> None:
@@ -193,7 +193,7 @@ def test_a_published_kind_of_model_scores_as_transformers_does(name: str, tmp_pa
             parameter.add_(torch.randn_like(parameter) * 0.1)
     model.save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
-    ranker = load_ranker(tmp_path, EngineOptions(max_chunks=1))
+    ranker = load_ranker(tmp_path, EngineOptions(dtype="fp32", max_chunks=1))
     assert ranker.max_length == min(512, values.get("max_position_embeddings", 512))
     expected = []
     for document in DOCUMENTS:

@@ -35,7 +35,7 @@ from ko_reranker.container import SECONDARY_FAILURE, JobError, ProcessingFolders
 from ko_reranker.data.jsonl import read_record_file, write_jsonl
 from ko_reranker.data.records import TrainingRecord
 from ko_reranker.models import resolve_model
-from ko_reranker.rankers import RankerError, load_ranker
+from ko_reranker.rankers import EngineOptions, RankerError, load_ranker
 from ko_reranker.recipes.shipped import load_recipe, recipes
 from ko_reranker.retraining.training_request import METRIC_DEFINITIONS
 from ko_reranker.samples import paths, tiny_model
@@ -330,7 +330,7 @@ def test_a_student_comes_nearer_to_its_teacher(tmp_path, records) -> None:
     ]
 
     def agreement(folder: Path | str) -> float:
-        ranker, found = load_ranker(folder), []
+        ranker, found = load_ranker(folder, EngineOptions(dtype="fp32")), []
         for record in taught:
             scores = ranker.score(record.query, [record.positives[0], *record.negatives])
             found.append(np.corrcoef(scores, [record.positive_scores[0], *record.negative_scores])[0, 1])
@@ -370,13 +370,13 @@ def test_fp16_on_a_cpu_trains_in_fp32_and_says_so(tmp_path, records, capsys) -> 
 
 @pytest.mark.parametrize(("capable", "used"), [(True, "bf16"), (False, "fp32")])
 def test_a_cpu_trains_in_bf16_if_it_can(monkeypatch, capable, used) -> None:
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True, "avx512_bf16": capable})
+    monkeypatch.setattr("training_job.loop.worker.multiplies_bf16", lambda: capable)
     assert precision_on(torch.device("cpu"), "bf16")[0] == used
     assert precision_on(torch.device("cpu"), "fp16")[0] == "fp32"
 
 
 def test_bf16_trains_too_and_keeps_the_weights_in_fp32(tmp_path, records, monkeypatch) -> None:
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
+    monkeypatch.setattr("training_job.loop.worker.multiplies_bf16", lambda: True)
     folders = job(tmp_path, records[:5])
     train(load_recipe(QUICK | {"precision": "bf16"}), folders, ALONE)
     assert {value.dtype for value in weights(folders).values()} == {torch.float32}
@@ -791,7 +791,7 @@ def test_klues_roberta_is_trained_and_then_scores_as_it_was_trained(tmp_path, re
         inputs = tokenizer([query], [passage], return_tensors="pt", return_token_type_ids=False)
         with torch.inference_mode():
             expected.append(model(**inputs).logits.item())
-    np.testing.assert_allclose(load_ranker(folders.model).score_pairs(pairs), expected, atol=1e-4)
+    np.testing.assert_allclose(load_ranker(folders.model, EngineOptions(dtype="fp32")).score_pairs(pairs), expected, atol=1e-4)
 
 
 def test_a_head_that_a_base_lacks_starts_from_the_seed(tmp_path) -> None:

@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from ko_reranker.instances import auto_precision
+
 # A pair may be a little longer than the longest that was measured: a cut at 512 tokens measures 511.
 _SLACK = 1.02
 
@@ -119,7 +121,7 @@ def choose(
 
     Args:
         model: None where all curves of the family are of one.
-        precision: None takes auto, fp32, or the one there is.
+        precision: None takes auto, what that is on the instance type, fp32, or the one there is.
 
     Raises:
         CurveError: nothing of the kind was measured, or several models were and none is named.
@@ -133,7 +135,8 @@ def choose(
     found = [curve for curve in of_family if model in (None, curve.model)]
     if not found:
         raise CurveError(f"not measured: {model}; there are curves of {', '.join(models)}")
-    preferred = (precision,) if precision else ("auto", "fp32", *sorted({curve.precision for curve in found}))
+    auto = auto_precision(instance_type, tiles_pay=family == "cross-encoder")
+    preferred = (precision,) if precision else ("auto", auto, "fp32", *sorted({curve.precision for curve in found}))
     for wanted in preferred:
         for there in (instance_type, None):
             for curve in found:

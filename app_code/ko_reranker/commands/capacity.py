@@ -15,7 +15,7 @@ from rich.markup import escape
 from ko_reranker.commands.console import console
 from ko_reranker.commands.cost import show_lines
 from ko_reranker.commands.pipeline import StageOption
-from ko_reranker.instances import INSTANCE_TYPE, gpu_of, memory_of
+from ko_reranker.instances import INSTANCE_TYPE, auto_precision, gpu_of, memory_of
 from ko_reranker.operations import costs
 from ko_reranker.operations.errors import OperationError
 from ko_reranker.operations.project import Project
@@ -50,7 +50,7 @@ def capacity(
     family: Annotated[str, typer.Option(help="Of the model: cross-encoder, late-interaction, generative.")] = "cross-encoder",
     model: Annotated[str | None, typer.Option(help="Of those measured, the one as large as yours.", show_default=False)] = None,
     precision: Annotated[
-        str | None, typer.Option(help="What it is computed in; by default auto or fp32.", show_default=False)
+        str | None, typer.Option(help="What it is computed in; by default what auto is there, or fp32.", show_default=False)
     ] = None,
     decoder: Annotated[
         Path | None,
@@ -135,7 +135,7 @@ def _refuse_too_small(kind: str, config: Path, precision: str | None, settings: 
     except (OSError, ValueError) as error:
         raise OperationError(f"--decoder: {config} can't be read: {error}") from None
     asked = precision or settings.serving.server.precision
-    dtype = asked if asked != "auto" else "bf16" if gpu_of(kind) else "fp32"
+    dtype = asked if asked != "auto" else auto_precision(kind, tiles_pay=False)  # a decoder
     batch_tokens = settings.serving.server.batch_tokens or _BATCH_TOKENS["gpu" if gpu_of(kind) else "cpu"]
     needed = decoder_memory(content, dtype, batch_tokens=batch_tokens).most
     if needed > there * _GB:

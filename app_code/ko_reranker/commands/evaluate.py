@@ -98,7 +98,9 @@ def evaluate(
             help="auto, cpu, cuda or cuda:1. auto fails where there is a GPU that can't be used; cpu means the CPU.",
         ),
     ] = "auto",
-    dtype: Annotated[Dtype, typer.Option(help="Number format of the weights; auto takes the fastest exact one.")] = "auto",
+    dtype: Annotated[
+        Dtype, typer.Option(help="Number format of the weights; auto takes what `serve` takes here, and the report says which.")
+    ] = "auto",
     max_length: Annotated[
         int | None, typer.Option(min=16, help="Tokens of a pair; a longer document is cut. Default: as the model was trained.")
     ] = None,

@@ -116,8 +116,9 @@ def serve(
         Dtype,
         typer.Option(
             envvar="KO_RERANKER_DTYPE",
-            help="Precision of the model. auto is fp32 on a CPU and half precision on a GPU. Take fp32 to compare scores "
-            "exactly, int8 on a CPU for about twice the speed at almost, but not exactly, the same ranking.",
+            help="Precision of the model. auto is half precision on a GPU, bf16 for a cross-encoder on a CPU with AMX, else "
+            "fp32; the log says which, and why. Take fp32 to compare scores exactly, int8 on a CPU for about twice the speed "
+            "of that at almost, but not exactly, the same ranking.",
         ),
     ] = "auto",
     max_length: Annotated[
@@ -336,7 +337,15 @@ def serve(
         listener.close()
         hint = "" if model else " Name another model with --model."
         raise _stop(f"cannot load the model {source}: {_sentence(error)}{hint}") from None
-    log("serving", model=options.model_name, precision=ranker.precision, max_length=ranker.max_length, host=host, port=port)
+    log(
+        "serving",
+        model=options.model_name,
+        precision=ranker.precision,
+        precision_reason=ranker.precision_reason,
+        max_length=ranker.max_length,
+        host=host,
+        port=port,
+    )
     _warn(listener.getsockname()[0], options)
     if not run(create_app(ranker, options, metrics), listener, options):
         raise _stop(f"the model {source} loads but cannot score: the log says where it failed")

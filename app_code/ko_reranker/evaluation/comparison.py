@@ -55,6 +55,7 @@ class Row:
         model_calls: sequences computed in all.
         absolute: whether the scores are more than ranks.
         kind: what kind of ranker it is; empty for none.
+        precision: what its model was computed in, and why; empty where there is no model.
     """
 
     scores: list[np.ndarray]
@@ -64,6 +65,7 @@ class Row:
     model_calls: int = 0
     absolute: bool = True
     kind: str = ""
+    precision: str = ""
 
     def to_json(self) -> dict[str, float]:
         figures = {name: round(float(values.mean()), 6) for name, values in self.metrics.items()}
@@ -157,6 +159,7 @@ def compare(
         "slices": _slices(rows, sets, seed),
         "models": dict(models),
         "kinds": {name: row.kind for name, row in rows.items() if row.kind},
+        "precisions": {name: row.precision for name, row in rows.items() if row.precision},
     }
 
 

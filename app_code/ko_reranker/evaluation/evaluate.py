@@ -102,8 +102,9 @@ def evaluate(test_set: TestSet, settings: EvaluationSettings) -> tuple[dict[str,
         model = model_identity(address, trust_remote_code=settings.trust_remote_code), settings.prompts.get(name)
         try:
             if model not in done:
-                with _scorer(name, address, test_set, settings) as (scorer, kind):
-                    done[model] = replace(run_row(scorer, sets, _Progress(name, len(sets))), kind=kind)
+                with _scorer(name, address, test_set, settings) as (scorer, kind, precision):
+                    row = run_row(scorer, sets, _Progress(name, len(sets)))
+                    done[model] = replace(row, kind=kind, precision=precision)
         except HeadlessError as error:
             if name != settings.may_be_headless:
                 raise EvaluationError(f"The {name} model: {error}") from error
@@ -151,14 +152,14 @@ def model_identity(address: str, *, trust_remote_code: bool) -> str:
 
 
 @contextmanager
-def _scorer(name: str, address: str, test_set: TestSet, settings: EvaluationSettings) -> Iterator[tuple[Scorer, str]]:
-    """Yield what scores a row's documents, and what kind of ranker it is."""
+def _scorer(name: str, address: str, test_set: TestSet, settings: EvaluationSettings) -> Iterator[tuple[Scorer, str, str]]:
+    """Yield what scores a row's documents, what kind of ranker it is, and what it computes in."""
     if address in BM25_ADDRESSES:
         if name in settings.prompts:
             raise EvaluationError(f"There is a prompt for {name}, which is no model.")
         terms = BM25_ADDRESSES[address]
         bm25 = Bm25(test_set.passages, language=test_set.language, terms=terms, workers=os.cpu_count() or 1)
-        yield lambda query, documents: Ranking(bm25.score(query, documents)), "BM25"
+        yield lambda query, documents: Ranking(bm25.score(query, documents)), "BM25", ""
         return
     try:
         engine = replace(settings.engine, prompt=settings.prompts.get(name))
@@ -175,7 +176,8 @@ def _scorer(name: str, address: str, test_set: TestSet, settings: EvaluationSett
         return Ranking(scored.logits, int(scored.tokens.sum()), scored.cost.model_calls, scored.absolute)
 
     try:
-        yield score, ranker.kind
+        because = f" ({ranker.precision_reason})" if ranker.precision_reason else ""
+        yield score, ranker.kind, f"{ranker.precision}{because}"
     finally:
         ranker.close()
 

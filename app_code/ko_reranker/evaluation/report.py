@@ -48,7 +48,8 @@ def render_report(report: Mapping[str, Any]) -> str:
     first_stage = report["first_stage"]
     searched = "as given" if first_stage == "given" else f"found by BM25 over {first_stage.replace('+', ' and character ')}"
     models = "".join(
-        f"<li>{escape(_label(name))}: <code>{escape(address)}</code></li>" for name, address in report["models"].items()
+        f"<li>{escape(_label(name))}: <code>{escape(address)}</code>{_computed_in(report, name)}</li>"
+        for name, address in report["models"].items()
     )
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
@@ -72,6 +73,11 @@ better, whichever queries had been drawn.</p>
 {_worst(report)}
 </body></html>
 """
+
+
+def _computed_in(report: Mapping[str, Any], name: str) -> str:
+    precision = report.get("precisions", {}).get(name)
+    return f", computed in {escape(precision)}" if precision else ""
 
 
 def _skipped(report: Mapping[str, Any]) -> str:

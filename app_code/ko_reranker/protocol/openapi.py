@@ -122,6 +122,8 @@ def _answers() -> dict[str, Schema]:
         "max_input_length": {"type": ["integer", "null"]},
         "max_client_batch_size": {"type": "integer"},
         "raw_scale": RAW_SCALE,
+        "model_dtype": {"type": ["string", "null"]},
+        "precision_reason": TEXT,
     }
     model = obj(["id", "object"], {"id": TEXT, "object": {"const": "model"}})
     return {

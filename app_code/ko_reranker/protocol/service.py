@@ -27,6 +27,8 @@ class ServiceFacts:
         max_documents: the most documents of a request; a container tells it where they have to be ranked together.
         whole: whether the documents of a request have to be ranked together, because their scores are not absolute.
         raw_scale: what raw scores are (`RerankResult.raw_scale`).
+        precision: the arithmetic that the model is computed in; None when unknown.
+        precision_reason: why it is that one, a sentence; empty where nobody says.
     """
 
     model: str
@@ -34,6 +36,8 @@ class ServiceFacts:
     max_documents: int = MAX_DOCUMENTS
     whole: bool = False
     raw_scale: str = "logit"
+    precision: str | None = None
+    precision_reason: str = ""
 
     @classmethod
     def decode(cls, answer: Any) -> ServiceFacts:
@@ -43,13 +47,15 @@ class ServiceFacts:
             ValueError: when they are none.
         """
         try:
-            length = answer["max_length"]
+            length, precision = answer["max_length"], answer.get("precision")
             return cls(
                 str(answer["model"]),
                 None if length is None else int(length),
                 int(answer.get("max_documents", MAX_DOCUMENTS)),
                 whole=answer.get("whole") is True,
                 raw_scale=str(answer.get("raw_scale", "logit")),
+                precision=None if precision is None else str(precision),
+                precision_reason=str(answer.get("precision_reason", "")),
             )
         except (AttributeError, KeyError, TypeError) as error:
             raise ValueError(f"no facts: {type(error).__name__}") from None
@@ -58,7 +64,8 @@ class ServiceFacts:
         """Return the answer to ``FACTS_REQUEST``."""
         answer: dict[str, Any] = {"model": self.model, "max_length": self.max_length}
         scale = {} if self.raw_scale == "logit" else {"raw_scale": self.raw_scale}
-        return answer | ({"whole": True, "max_documents": self.max_documents} if self.whole else {}) | scale
+        told = {} if self.precision is None else {"precision": self.precision, "precision_reason": self.precision_reason}
+        return answer | ({"whole": True, "max_documents": self.max_documents} if self.whole else {}) | scale | told
 
 
 def asks_for_facts(body: Any, path: str) -> bool:
@@ -91,6 +98,8 @@ def render_info(facts: ServiceFacts) -> dict[str, Any]:
         "max_client_batch_size": facts.max_documents,
         "auto_truncate": True,
         "raw_scale": facts.raw_scale,
+        "model_dtype": facts.precision,
+        "precision_reason": facts.precision_reason,
     }
 
 

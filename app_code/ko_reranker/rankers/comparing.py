@@ -32,6 +32,7 @@ class Comparing(Ranker):
         ends: the tokens that end what the model writes.
         model_id: the model's name.
         precision: the arithmetic it computes in, for people to read.
+        precision_reason: why it is that one, a sentence.
     """
 
     absolute = False
@@ -39,8 +40,23 @@ class Comparing(Ranker):
     # All pairs of them are 9,900 sequences.
     max_documents = 100
 
-    def __init__(self, engine: Engine, encoder: WindowEncoder, *, ends: Set[int], model_id: str, precision: str) -> None:
-        super().__init__(engine, model_id=model_id, max_length=encoder.max_length, precision=precision)
+    def __init__(
+        self,
+        engine: Engine,
+        encoder: WindowEncoder,
+        *,
+        ends: Set[int],
+        model_id: str,
+        precision: str,
+        precision_reason: str = "",
+    ) -> None:
+        super().__init__(
+            engine,
+            model_id=model_id,
+            max_length=encoder.max_length,
+            precision=precision,
+            precision_reason=precision_reason,
+        )
         self.encoder, self.ends = encoder, ends
         self.kind = f"generative, {encoder.prompt.method}"
 

@@ -18,7 +18,7 @@ from ko_reranker.engine.graphs import CudaRecorder, GraphForward, recordable
 from ko_reranker.engine.heads import logit_head
 from ko_reranker.engine.positions import position_limit
 from ko_reranker.rankers.classifiers import Loaded, load_scorer
-from ko_reranker.rankers.folders import LEAST_LENGTH, SETTINGS_FILE
+from ko_reranker.rankers.folders import LEAST_LENGTH, SETTINGS_FILE, inspect_folder
 from ko_reranker.rankers.interface import Cost, Ranker, RankerError, Rounds, Scored, best_of, distinct, sum_of
 from ko_reranker.rankers.modular import ModularClassifier
 from ko_reranker.rankers.options import EngineOptions
@@ -46,6 +46,7 @@ class CrossEncoder(Ranker):
         model_id: the model's name.
         chunk_overlap: tokens that neighbouring chunks share.
         precision: the arithmetic it computes in, for people to read.
+        precision_reason: why it is that one, a sentence.
     """
 
     kind = "cross-encoder"
@@ -58,8 +59,15 @@ class CrossEncoder(Ranker):
         model_id: str,
         chunk_overlap: int,
         precision: str,
+        precision_reason: str = "",
     ) -> None:
-        super().__init__(engine, model_id=model_id, max_length=encoder.max_length, precision=precision)
+        super().__init__(
+            engine,
+            model_id=model_id,
+            max_length=encoder.max_length,
+            precision=precision,
+            precision_reason=precision_reason,
+        )
         self.encoder, self.chunk_overlap = encoder, chunk_overlap
 
     @classmethod
@@ -73,7 +81,9 @@ class CrossEncoder(Ranker):
         trust_remote_code: bool = False,
     ) -> CrossEncoder:
         """Load from a folder; :func:`ko_reranker.rankers.load_ranker` explains the arguments."""
-        placement = placement_for(options)
+        source = inspect_folder(folder, model_id, trust_remote_code=trust_remote_code)
+        packed = source.config["model_type"] in ENCODERS and not source.head
+        placement = placement_for(options, tiles_pay=packed)
         loaded = load_scorer(folder, model_id, dtype=placement.dtype, trust_remote_code=trust_remote_code)
         model = loaded.model
         length = options.max_length or read_settings(folder).get("max_length") or DEFAULT_MAX_LENGTH
@@ -101,6 +111,7 @@ class CrossEncoder(Ranker):
             model_id=model_id,
             chunk_overlap=options.chunk_overlap,
             precision=placement.precision,
+            precision_reason=placement.reason,
         )
 
     def rounds(

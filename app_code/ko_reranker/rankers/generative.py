@@ -60,16 +60,24 @@ def load_generative(
         _check_answers(answer_tokens(folder), encoder.answers, said.prompt, loaded, model_id)
     placement.put(loaded.model)
     forward = DecoderForward(Decoder(loaded.transformer), _head(loaded, encoder, classifies=said.classifies))
-    engine, precision = placement.engine(forward, observer), placement.precision
+    engine = placement.engine(forward, observer)
     if isinstance(encoder, WindowEncoder):
-        return Comparing(engine, encoder, ends=_ends(loaded), model_id=model_id, precision=precision)
+        return Comparing(
+            engine,
+            encoder,
+            ends=_ends(loaded),
+            model_id=model_id,
+            precision=placement.precision,
+            precision_reason=placement.reason,
+        )
     return Pointwise(
         engine,
         encoder,
         calibration=said.calibration,
         model_id=model_id,
         chunk_overlap=options.chunk_overlap,
-        precision=precision,
+        precision=placement.precision,
+        precision_reason=placement.reason,
     )
 
 

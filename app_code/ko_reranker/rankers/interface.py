@@ -227,6 +227,7 @@ class Ranker(ABC):
         max_length: the most tokens of a sequence; of longer documents the end is cut, or they are read in chunks.
         model_id: the model's name, for answers and logs.
         precision: the arithmetic it computes in, for people to read.
+        precision_reason: why it is that one, a sentence; empty where nobody says.
         engine: computes the items of its rounds.
         absolute: whether a document's score depends on nothing but query and document. If not, it is the document's rank among
             those it was ranked with, and they have to be ranked together.
@@ -239,6 +240,7 @@ class Ranker(ABC):
     max_length: int
     model_id: str
     precision: str
+    precision_reason: str = ""
     engine: Engine
     absolute: bool = True
     raw_scale: str = "logit"
@@ -246,8 +248,9 @@ class Ranker(ABC):
     max_documents: int | None = None
     kind: str = "reranker"
 
-    def __init__(self, engine: Engine, *, model_id: str, max_length: int, precision: str) -> None:
-        self.engine, self.model_id, self.max_length, self.precision = engine, model_id, max_length, precision
+    def __init__(self, engine: Engine, *, model_id: str, max_length: int, precision: str, precision_reason: str = "") -> None:
+        self.engine, self.model_id, self.max_length = engine, model_id, max_length
+        self.precision, self.precision_reason = precision, precision_reason
 
     @abstractmethod
     def rounds(

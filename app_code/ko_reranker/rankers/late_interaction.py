@@ -49,6 +49,7 @@ class LateInteraction(Ranker):
         model_id: the model's name.
         chunk_overlap: tokens that neighbouring chunks share.
         precision: the arithmetic it computes in, for people to read.
+        precision_reason: why it is that one, a sentence.
     """
 
     kind = "late interaction"
@@ -63,8 +64,15 @@ class LateInteraction(Ranker):
         model_id: str,
         chunk_overlap: int,
         precision: str,
+        precision_reason: str = "",
     ) -> None:
-        super().__init__(engine, model_id=model_id, max_length=encoder.settings.document_length, precision=precision)
+        super().__init__(
+            engine,
+            model_id=model_id,
+            max_length=encoder.settings.document_length,
+            precision=precision,
+            precision_reason=precision_reason,
+        )
         self.encoder, self.calibration, self.chunk_overlap = encoder, calibration, chunk_overlap
         self.vectors: VectorCache = vectors
         self.settings: LateInteractionSettings = encoder.settings
@@ -115,6 +123,7 @@ class LateInteraction(Ranker):
             model_id=model_id,
             chunk_overlap=options.chunk_overlap,
             precision=placement.precision,
+            precision_reason=placement.reason,
         )
 
     def rounds(

@@ -14,7 +14,7 @@ from ko_reranker.engine.dense import check_int8
 from ko_reranker.engine.graphs import TOKENS_PER_SEQUENCE
 from ko_reranker.gpus import GpuUnusable, check_gpu
 from ko_reranker.instances import AMPERE, Dtype
-from ko_reranker.processor import bound_caches, usable_cores
+from ko_reranker.processor import bound_caches, multiplies_bf16_in_tiles, usable_cores
 from ko_reranker.rankers.interface import RankerError
 from ko_reranker.rankers.options import EngineOptions
 
@@ -34,6 +34,7 @@ class Placement:
         int8: whether the layers' products are of int8.
         batch_tokens: tokens of a micro-batch.
         options: as they were given.
+        reason: why it is this arithmetic, a sentence for people to read.
     """
 
     device: torch.device
@@ -41,6 +42,7 @@ class Placement:
     int8: bool
     batch_tokens: int
     options: EngineOptions
+    reason: str
 
     @property
     def precision(self) -> str:
@@ -65,35 +67,58 @@ class Placement:
         )
 
 
-def placement_for(options: EngineOptions, batch_tokens: Mapping[str, int] = _BATCH_TOKENS) -> Placement:
+def placement_for(
+    options: EngineOptions, batch_tokens: Mapping[str, int] = _BATCH_TOKENS, *, tiles_pay: bool = False
+) -> Placement:
     """Return where and how a model is to compute.
 
     Args:
         options: what is wanted.
         batch_tokens: of a micro-batch by the device's type, where the options leave it open.
+        tiles_pay: whether such a model was measured to gain from bf16 on a CPU with matrix units for it.
 
     Raises:
         RankerError: the device cannot be had, or does not compute in the type.
     """
     bound_caches()
     device = _device(options)
+    dtype, reason = _arithmetic(options.dtype, device, tiles_pay=tiles_pay)
     return Placement(
         device=device,
-        dtype=served_dtype(options.dtype, device),
+        dtype=dtype,
         int8=options.dtype == "int8",
         batch_tokens=options.batch_tokens or batch_tokens[device.type],
         options=options,
+        reason=reason,
     )
 
 
-def served_dtype(name: Dtype, device: torch.device) -> torch.dtype:
-    """Return what a model's weights are on a device: of ``auto``, fp32 on a CPU, and on a GPU bf16 where it has that."""
+def served_dtype(name: Dtype, device: torch.device, *, tiles_pay: bool = False) -> torch.dtype:
+    """Return what a model's weights are on a device; `EngineOptions.dtype` says what ``auto`` is.
+
+    Args:
+        name: what is asked for.
+        device: where the model computes.
+        tiles_pay: as :func:`placement_for` explains it.
+    """
+    return _arithmetic(name, device, tiles_pay=tiles_pay)[0]
+
+
+def _arithmetic(name: Dtype, device: torch.device, *, tiles_pay: bool) -> tuple[torch.dtype, str]:
+    """Return what a model's weights are on a device, and why."""
     if name != "auto":
-        return _DTYPES[name]
-    if device.type == "cpu":
-        return torch.float32
-    # PyTorch emulates bf16 below Ampere.
-    return torch.bfloat16 if torch.cuda.get_device_capability(device) >= AMPERE else torch.float16
+        return _DTYPES[name], "as asked"
+    if device.type != "cpu":
+        # PyTorch emulates bf16 below Ampere.
+        if torch.cuda.get_device_capability(device) >= AMPERE:
+            return torch.bfloat16, "bf16, which this GPU has instructions for"
+        return torch.float16, "fp16: this GPU has no instructions for bf16"
+    if not tiles_pay:
+        return torch.float32, "fp32: on a CPU, nothing else was measured to pay for models of this kind"
+    # Instructions for bf16 without tiles (AVX512-BF16, Arm's BFMMLA) are not taken: nobody has measured that they pay.
+    if multiplies_bf16_in_tiles():
+        return torch.bfloat16, "bf16, which this processor multiplies in tiles (AMX)"
+    return torch.float32, "fp32: this processor has no matrix units for bf16 (AMX)"
 
 
 def _device(options: EngineOptions) -> torch.device:

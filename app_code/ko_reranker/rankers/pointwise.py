@@ -29,6 +29,7 @@ class Pointwise(Ranker):
         model_id: the model's name.
         chunk_overlap: tokens that neighbouring chunks share.
         precision: the arithmetic it computes in, for people to read.
+        precision_reason: why it is that one, a sentence.
     """
 
     def __init__(
@@ -40,8 +41,15 @@ class Pointwise(Ranker):
         model_id: str,
         chunk_overlap: int,
         precision: str,
+        precision_reason: str = "",
     ) -> None:
-        super().__init__(engine, model_id=model_id, max_length=encoder.max_length, precision=precision)
+        super().__init__(
+            engine,
+            model_id=model_id,
+            max_length=encoder.max_length,
+            precision=precision,
+            precision_reason=precision_reason,
+        )
         self.encoder, self.calibration, self.chunk_overlap = encoder, calibration, chunk_overlap
         self.kind = f"generative, {encoder.prompt.method}"
 

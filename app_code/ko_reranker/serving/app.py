@@ -113,7 +113,13 @@ class RerankEndpoint:
         most = options.max_documents
         self._max_documents = most if ranker.max_documents is None else min(most, ranker.max_documents)
         self._facts = ServiceFacts(
-            name, ranker.max_length, self._max_documents, whole=not ranker.absolute, raw_scale=ranker.raw_scale
+            name,
+            ranker.max_length,
+            self._max_documents,
+            whole=not ranker.absolute,
+            raw_scale=ranker.raw_scale,
+            precision=ranker.precision,
+            precision_reason=ranker.precision_reason,
         )
         self._intake = Intake(options)
         self._keys = Keys(options.keys)

@@ -91,7 +91,8 @@ class Metrics:
 
     def describe(self, facts: ServiceFacts) -> None:
         """Say which model is served."""
-        self._model.info({"model": facts.model, "max_length": str(facts.max_length), "version": __version__})
+        told = {"model": facts.model, "max_length": str(facts.max_length), "precision": facts.precision or ""}
+        self._model.info(told | {"version": __version__})
 
     def watch(self, in_progress: Callable[[], int], waiting: Callable[[], tuple[int, int]]) -> None:
         """Read the present state whenever somebody asks for the metrics.
