@@ -334,6 +334,41 @@ def test_a_large_request_is_not_starved_by_small_ones_that_keep_coming():
     assert served == 20
 
 
+@settings(max_examples=50, deadline=None)
+@given(sizes=st.lists(st.integers(1, 3000), min_size=1, max_size=300))
+def test_small_requests_are_never_more_than_half_of_the_work(sizes):
+    queue = RequestQueue(100)
+    tickets = [Ticket(of([size]), None, 0.0) for size in sorted(sizes)]  # the means only grow: as many as can be are small
+    for ticket in reversed(tickets):
+        queue.add(ticket)
+    small = sum(ticket.waiting_tokens for ticket in tickets[-200:] if ticket.small)
+    assert 2 * small <= sum(ticket.waiting_tokens for ticket in tickets)
+
+
+def test_requests_of_one_size_are_served_as_they_come():
+    queue = RequestQueue(100)
+    tickets = [Ticket(of([50, 50]), None, float(number)) for number in range(6)]
+    for ticket in tickets:
+        queue.add(ticket)
+    assert [queue.take().parts[0][0] for _ in tickets] == tickets
+
+
+@pytest.mark.parametrize("share", [0.5, 0.9])
+def test_large_requests_keep_at_least_half_of_the_machine(share):
+    """Small requests come faster than the model computes; large ones are served at half of its speed all the same."""
+    draw, now = np.random.default_rng(0), 0.0
+    queue = RequestQueue(100, clock=lambda: now)
+    given = {True: 0, False: 0}
+    for _ in range(2000):
+        while queue.tokens < 5000:
+            large = draw.random() > share
+            queue.add(Ticket(of([100] * (20 if large else 1)), None, now))
+        for ticket, indexes in queue.take().parts:
+            given[len(ticket.items) > 1] += len(indexes)
+        now += 0.1
+    assert given[True] >= given[False] > 0
+
+
 def test_the_last_work_is_shared_out_among_the_workers():
     queue = RequestQueue(1000, workers=2)
     queue.add(Ticket(of([100] * 12), None, 0.0))

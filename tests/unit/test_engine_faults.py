@@ -245,16 +245,23 @@ def test_what_is_promised_never_lasts_longer_than_what_comes_first_can():
     assert queue.outlook(large).wait_seconds <= 15.0
 
 
-def test_ageing_counts_in_the_outlook_as_it_does_in_the_queue():
+def test_the_outlook_has_the_order_of_the_queue():
     now = [0.0]
     queue = queue_at(1000, now)
     old = Ticket(of(*[100] * 100), None, 0.0)
     queue.add(old)
     now[0] = 60.0
-    late = Ticket(of(100), None, now[0])
-    assert queue.outlook(late).tokens == 10_000
-    queue.add(late)
-    assert all(queue.take().parts == [(old, indexes)] for indexes in [[99 - place] for place in range(3)])
+    small, large = Ticket(of(100), None, now[0]), Ticket(of(*[100] * 90), None, now[0])
+    assert [queue.outlook(ticket).tokens for ticket in (small, large)] == [0, 10_000]
+    queue.add(large)
+    queue.add(small)
+    assert [queue.outlook(Ticket(of(size), None, now[0])).tokens for size in (100, 9_000)] == [100, 19_100]
+    order = [queue.take().parts for _ in range(191)]
+    assert order == [
+        [(small, [0])],
+        *([(old, [place])] for place in reversed(range(100))),
+        *([(large, [place])] for place in reversed(range(90))),
+    ]
 
 
 def test_what_is_being_computed_counts_for_the_rest_of_its_time():
@@ -329,13 +336,13 @@ def test_a_bounded_queue_counts_what_comes_before_a_request(engines):
     tickets = [engine.submit(of(100))]
     assert gate.entered.acquire(timeout=10)
     tickets += [engine.submit(of(*[100] * 20))]  # alone in the queue: any size
-    tickets += [engine.submit(of(*[100] * 5)), engine.submit(of(*[100] * 5))]
-    for size in (6, 20, 21):  # behind the two; past the limit by itself; behind all
+    tickets += [engine.submit(of(*[100] * 2)), engine.submit(of(*[100] * 2))]  # small: they come before it
+    for size in (6, 20, 21):  # not small: behind it; past the limit by itself, too
         with pytest.raises(EngineBusy):
             engine.submit(of(*[100] * size))
     for _ in range(40):
         gate.leave.release()
-    assert [len(ticket.result(timeout=10)) for ticket in tickets] == [1, 20, 5, 5]
+    assert [len(ticket.result(timeout=10)) for ticket in tickets] == [1, 20, 2, 2]
 
 
 def test_a_request_is_judged_before_it_is_tokenised_by_what_it_has_at_least(engines):

@@ -1,7 +1,7 @@
 """Which work comes next: requests that wait for the model, and the micro-batches that are cut from them.
 
-A request stays whole: its sequences go to the model together, after those of requests that are nearer to their end. Mixing
-the sequences of all requests by length would make everybody wait for everybody.
+A request stays whole: its sequences go to the model together, after those of requests whose turn is before its own. Mixing the
+sequences of all requests by length would make everybody wait for everybody.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from .items import Item, Result
 
 # A micro-batch with fewer tokens wastes more on its start than it shares out.
 _LEAST_TOKENS = 128
+# What a request is small beside: the mean of about so many before it.
+_REMEMBERED_REQUESTS = 200
 
 
 class DeadlineExceeded(Exception):
@@ -33,6 +35,7 @@ class Ticket(Future[list[Result]]):
         deadline: when it is no longer wanted, on the clock of `time.monotonic`; None for never.
         queue_seconds: how long it waited for its first micro-batch.
         compute_seconds: from then until it was done.
+        small: whether it overtakes those that are not, as it stood when it came.
     """
 
     def __init__(self, items: Sequence[Item], deadline: float | None, now: float) -> None:
@@ -47,6 +50,7 @@ class Ticket(Future[list[Result]]):
         self.unscored = len(items)
         self.arrived = now
         self.started: float | None = None
+        self.small = False
 
     def succeed(self) -> None:
         """Hand over the results, unless they are no longer wanted."""
@@ -116,18 +120,18 @@ class Outlook(NamedTuple):
 
 
 class RequestQueue:
-    """Requests by how soon each is done: shortest remaining work first, with ageing. Not thread-safe by itself.
+    """Requests in the order of their arrival, the small ones first. Not thread-safe by itself.
 
-    Small requests overtake large ones. Each ``half_life`` that a request has waited makes it count for half of the work that
-    it still has, so that none starves: with the default, on a server that is full, the median of a load of small and large
-    requests falls to a fraction of what it is in the order of arrival, and the largest wait a little longer than there
-    (`make bench-serving`).
+    A request is small if it has at most half of the tokens that requests have had lately on average. Such requests are half or
+    more of a mixed load, and never more than half of its work: so the large ones always have at least half of the machine and
+    keep their order, and where all are alike everybody does. By what is left of each, as schedulers for the least mean time go,
+    the large ones wait for all that are smaller, however they age: on a full server this order has a lower median, 95th
+    percentile and maximum (`make bench-serving`).
 
     Args:
         budget: tokens of a micro-batch; a longer sequence is a micro-batch of its own.
         workers: how many workers take from the queue.
         most_sequences: sequences of a micro-batch.
-        half_life: the seconds of waiting that count like half of the work.
         clock: seconds, for example `time.monotonic`.
     """
 
@@ -137,17 +141,16 @@ class RequestQueue:
         *,
         workers: int = 1,
         most_sequences: int = 2**31,
-        half_life: float = 5.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.budget = budget
         self.workers = workers
         self.most_sequences = most_sequences
-        self.half_life = half_life
         self.clock = clock
         self._tickets: list[Ticket] = []
         self._computing: dict[MicroBatch, float] = {}
         self._full_ones_measured = False
+        self._mean_tokens, self._seen = 0.0, 0
         self.forget_speed()
 
     @property
@@ -161,6 +164,9 @@ class RequestQueue:
 
     def add(self, ticket: Ticket) -> None:
         """Let a request wait."""
+        self._seen = min(self._seen + 1, _REMEMBERED_REQUESTS)
+        self._mean_tokens += (ticket.waiting_tokens - self._mean_tokens) / self._seen
+        ticket.small = self._is_small(ticket)
         self._tickets.append(ticket)
 
     def take(self) -> MicroBatch | None:
@@ -171,7 +177,7 @@ class RequestQueue:
             return None
         batch = MicroBatch()
         budget = self._share()
-        for ticket in self._in_order(now):
+        for ticket in self._in_order():
             room = self.most_sequences - batch.sequences
             # The first of a micro-batch goes in whatever its length: nothing is too long to be scored.
             least = 0 if batch.sequences else len(ticket.items[ticket.todo[-1]])
@@ -222,13 +228,11 @@ class RequestQueue:
         self.tokens_per_second, self._measured, self._full_ones_measured = 0.0, 0, False
 
     def outlook(self, ticket: Ticket) -> Outlook:
-        """Return what a request has to expect if it is added now; smaller ones that come later may still overtake it.
-
-        What waits keeps its order: waiting halves what each of them counts for at the same pace.
-        """
+        """Return what a request has to expect if it is added now; small ones that come later may still overtake it."""
         now = self.clock()
         self._let_go(now)
-        ahead = [other for other in self._in_order(now) if self._rank(other, now) <= self._rank(ticket, now)]
+        small = self._is_small(ticket)
+        ahead = [other for other in self._in_order() if other.small or not small]
         wait = self._computing_seconds(now)
         for other in ahead:
             last = float("inf") if other.deadline is None else max(wait, other.deadline - now)
@@ -246,12 +250,12 @@ class RequestQueue:
         left = (batch.tokens / self.tokens_per_second - (now - begun) for batch, begun in self._computing.items())
         return sum(max(0.0, seconds) for seconds in left) / self.workers
 
-    def _in_order(self, now: float) -> list[Ticket]:
-        return sorted(self._tickets, key=lambda ticket: self._rank(ticket, now))
+    def _is_small(self, ticket: Ticket) -> bool:
+        return 2 * ticket.waiting_tokens <= self._mean_tokens
 
-    def _rank(self, ticket: Ticket, now: float) -> float:
-        rank: float = ticket.waiting_tokens * 2.0 ** (-(now - ticket.arrived) / self.half_life)
-        return rank
+    def _in_order(self) -> list[Ticket]:
+        # Tickets are kept as they came, and sorting is stable.
+        return sorted(self._tickets, key=lambda ticket: not ticket.small)
 
     def _share(self) -> int:
         """Return the tokens of the next micro-batch: at the end of the work every worker gets its part of the rest."""
