@@ -42,6 +42,7 @@ SWEEP_SECONDS = 15
 SWEEP = (4, 8, 32)
 SIEGE_SECONDS = 60
 START_SECONDS = 240
+SIZES = ((1, 10), (11, 50), (51, 100))  # documents of a request
 OURS, INFINITY = "ko-reranker", "infinity"
 
 print_ = Console(width=120).print
@@ -288,29 +289,42 @@ def _summary(blocks: list[Block]) -> dict[str, Any]:
         "requests": len(latencies),
         "pairs_per_s": round(documents.sum() / seconds, 2),
         "pairs_per_s_of_blocks": [round(sum(block.documents) / block.seconds, 2) for block in blocks],
-        "p50": round(float(np.percentile(latencies, 50)), 3),
-        "p95": round(float(np.percentile(latencies, 95)), 3),
-        "p50_to_10_documents": round(float(np.percentile(latencies[documents <= 10], 50)), 3),
-        "longest": round(float(latencies.max()), 3),
+        **_percentiles(latencies),
+        "by_documents": {
+            f"{least}-{most}": _percentiles(latencies[(documents >= least) & (documents <= most)]) for least, most in SIZES
+        },
         "server_cpu_share": round(sum(block.server_cpu for block in blocks) / seconds, 3),
         "client_cpu_share": round(sum(block.client_cpu for block in blocks) / seconds, 3),
     }
 
 
+def _percentiles(latencies: np.ndarray) -> dict[str, float]:
+    if not len(latencies):
+        return {}
+    found = {"p50": np.percentile(latencies, 50), "p95": np.percentile(latencies, 95), "longest": latencies.max()}
+    return {name: round(float(value), 3) for name, value in found.items()}
+
+
 def _print(figures: dict[str, Any], ratios: dict[str, float]) -> None:
     title = f"{figures['shape']}, {figures['cores']} cores; seconds of wall time; cores in use by server and by clients"
-    table = Table("clients", "server", "pairs/s", "p50", "p95", "p50 (≤ 10)", "longest", "server", "clients", title=title)
+    table = Table("clients", "server", "documents", "pairs/s", "p50", "p95", "longest", "server", "clients", title=title)
     for count, servers in figures["clients"].items():
         for name, row in servers.items():
-            times = [f"{row[key]:.2f}" for key in ("p50", "p95", "p50_to_10_documents", "longest")]
             shares = [f"{row[key]:.2f}" for key in ("server_cpu_share", "client_cpu_share")]
-            table.add_row(count, name, f"{row['pairs_per_s']:.1f}", *times, *shares)
+            table.add_row(count, name, "all", f"{row['pairs_per_s']:.1f}", *_times(row), *shares)
+            for size, times in row["by_documents"].items():
+                if times:
+                    table.add_row("", "", size, "", *_times(times), "", "")
     print_(table)
     for name, value in ratios.items():
         print_(f"{name:28}{value:.3g}")
     siege = figures["siege"]
     print_(f"under siege: {siege['answered']} of {siege['requests']} answered, p50 {siege['p50']:.2f}, p95 {siege['p95']:.2f}")
     print_(f"{'largest score difference':28}{figures['max_score_difference']:.1e}")
+
+
+def _times(row: dict[str, Any]) -> list[str]:
+    return [f"{row[key]:.2f}" for key in ("p50", "p95", "longest")]
 
 
 def _infinity_version() -> str:
