@@ -1,6 +1,6 @@
 """What does a precision do to ranks? A model in each that this CPU computes, against itself in fp32, on native questions.
 
-    python -m benchmarks.precision --data DATA                         (15 minutes without matrix units)
+    python -m benchmarks.precision --data DATA                         (most of an hour on two cores)
     python -m benchmarks.precision --data DATA --model FOLDER --queries 100
 
 The test sets are those of `benchmarks.evaluation`, with the same 50 candidates. Per precision: Spearman's correlation of the

@@ -128,7 +128,7 @@ def _spelt_out_pays(query: torch.Tensor) -> bool:
 
 
 def fused_attention(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None, scale: float | None, **more: bool
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None, scale: float | None
 ) -> torch.Tensor:
     """Return what `scaled_dot_product_attention` does, on a CPU of keys filled up to a number that suits it.
 
@@ -137,15 +137,14 @@ def fused_attention(
         key, value: (1, heads, keys, head size).
         mask: bool, (queries, keys); which query sees which key; None for all.
         scale: of the scores; None takes 1 / sqrt(head size).
-        more: what else it takes.
     """
     keys = key.shape[2]
     missing = -keys % _KEYS_AT_ONCE
-    if missing and query.device.type == "cpu" and not query.requires_grad and not more.get("is_causal"):
+    if missing and query.device.type == "cpu" and not query.requires_grad:
         # Copies, and not a look at the sequence behind this one, whose NaN would be this one's, masked or not.
         key, value = (F.pad(states, (0, 0, 0, missing)) for states in (key, value))
         mask = _first(keys, missing, key.device) if mask is None else F.pad(mask, (0, missing))
-    return F.scaled_dot_product_attention(query, key, value, mask, scale=scale, **more)
+    return F.scaled_dot_product_attention(query, key, value, mask, scale=scale)
 
 
 def attend_from_first(
