@@ -62,22 +62,23 @@ def gpu_of(instance_type: str) -> Gpu | None:
     return _FAMILIES.get(family, Gpu(f"GPU of {family}", None))
 
 
-# With matrix units for bf16 (AMX): Intel's Xeons from the fourth generation on, Sapphire Rapids (7i) and Granite Rapids (8i)
-# (aws.amazon.com/ec2/instance-types/m7i, …/m8i and so on). AMD's 7a multiplies bf16 by AVX-512, Graviton by BFMMLA.
-_WITH_TILES = frozenset(f"{kind}{generation}" for kind in "mcr" for generation in ("7i", "8i"))
+# With instructions for bf16 that pay (`processor.paying_bf16`): AMX on Intel's Xeons from the fourth generation on, Sapphire
+# Rapids (7i) and Granite Rapids (8i); AVX512-BF16 on AMD's EPYCs from the fourth on, Genoa (7a) and Turin (8a)
+# (aws.amazon.com/ec2/instance-types/m7i, …/m7a and so on).
+_WITH_BF16 = frozenset(f"{kind}{generation}" for kind in "mcr" for generation in ("7i", "8i", "7a", "8a"))
 
 
-def auto_precision(instance_type: str, *, tiles_pay: bool) -> Dtype:
+def auto_precision(instance_type: str, *, bf16_pays: bool) -> Dtype:
     """Return what ``auto`` is on an instance type, by the rule of `EngineOptions.dtype`.
 
     Args:
         instance_type: such as ``ml.c7i.xlarge``.
-        tiles_pay: whether the model is one that takes bf16 on a CPU that has matrix units for it.
+        bf16_pays: whether the model is one that takes bf16 on a CPU that has instructions for it.
     """
     gpu = gpu_of(instance_type)
     if gpu is not None:
         return "fp16" if gpu.capability is not None and gpu.capability < AMPERE else "bf16"
-    return "bf16" if tiles_pay and instance_type.removeprefix("ml.").partition(".")[0] in _WITH_TILES else "fp32"
+    return "bf16" if bf16_pays and instance_type.removeprefix("ml.").partition(".")[0] in _WITH_BF16 else "fp32"
 
 
 def judging_precision(asked: Dtype, *, served_on: str, judged_on: str) -> Dtype:
@@ -91,7 +92,7 @@ def judging_precision(asked: Dtype, *, served_on: str, judged_on: str) -> Dtype:
         served_on: the endpoint's instance type.
         judged_on: the evaluation's.
     """
-    served, judged = ({auto_precision(kind, tiles_pay=pays) for pays in (True, False)} for kind in (served_on, judged_on))
+    served, judged = ({auto_precision(kind, bf16_pays=pays) for pays in (True, False)} for kind in (served_on, judged_on))
     # What is served depends on the model's family, which settings don't know.
     if asked != "auto" or served == judged or len(served) > 1:
         return asked

@@ -38,6 +38,16 @@ def multiplies_bf16_in_tiles() -> bool:
     return bool(_instructions().get("amx_bf16"))
 
 
+def paying_bf16() -> str | None:
+    """Return the CPU's instructions for bf16 that were measured to make a model faster than fp32 does, None for none.
+
+    Those are AMX and AVX512-BF16. Arm's BFMMLA, which `multiplies_bf16` counts, too, has not been run.
+    """
+    if multiplies_bf16_in_tiles():
+        return "AMX"
+    return "AVX512-BF16" if _instructions().get("avx512_bf16") else None
+
+
 @functools.cache
 def _instructions() -> Mapping[str, Any]:
     import torch  # takes seconds, which those who only count cores need not wait for

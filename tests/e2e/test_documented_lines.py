@@ -13,7 +13,7 @@ import pytest
 from deployed_stage import PROJECT, Deployed
 from test_whole_run import released_run, wait_in_service
 
-from ko_reranker.processor import multiplies_bf16_in_tiles
+from ko_reranker.processor import paying_bf16
 
 PAGES = ("docs/using.md", "README.md", "README.ko.md")
 _BLOCK = re.compile(r"^```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
@@ -65,7 +65,7 @@ def test_with_transformers_the_trained_model_gives_the_endpoints_logits(deployed
         )
         query, documents = found["pairs"][0][0], [document for _, document in found["pairs"]]
         # The endpoint computes in what suits the processor, Transformers in fp32.
-        close = 0.1 if multiplies_bf16_in_tiles() else 1e-4
+        close = 0.1 if paying_bf16() else 1e-4
         assert found["logits"] == pytest.approx(logits_of_the_endpoint(deployed, query, documents), abs=close)
         assert sum(found["shares"]) == pytest.approx(1)
         assert sorted(range(len(documents)), key=found["shares"].__getitem__) == sorted(

@@ -1,4 +1,4 @@
-"""What `auto` is: on a CPU what the processor multiplies in tiles, where that was measured to pay; and who is told of it."""
+"""What `auto` is: on a CPU bf16 where the processor has instructions that pay; and who is told of it."""
 
 from __future__ import annotations
 
@@ -27,52 +27,66 @@ from ko_reranker.serving import create_app
 
 AUTO = EngineOptions(device="cpu", workers=1)
 WITH, WITHOUT = (
-    "bf16, which this processor multiplies in tiles (AMX)",
-    "fp32: this processor has no matrix units for bf16 (AMX)",
+    "bf16, which this processor multiplies by AVX512-BF16",
+    "fp32: this processor has neither AMX nor AVX512-BF16",
 )
 Give = Callable[[bool], None]
 
 
 @pytest.fixture
-def tiles(monkeypatch: pytest.MonkeyPatch) -> Give:
-    """Give the processor matrix units, or take them from it."""
-    return lambda there: monkeypatch.setattr("ko_reranker.rankers.placing.multiplies_bf16_in_tiles", lambda: there)
+def bf16(monkeypatch: pytest.MonkeyPatch) -> Give:
+    """Give the processor instructions for bf16, or take them from it."""
+
+    def give(there: bool) -> None:
+        monkeypatch.setattr("ko_reranker.rankers.placing.paying_bf16", lambda: "AVX512-BF16" if there else None)
+
+    return give
 
 
 @pytest.mark.parametrize(
-    ("there", "in_tiles", "at_all"),
+    ("there", "paying", "at_all"),
     [
-        ({"amx_bf16": True, "avx512_bf16": True}, True, True),
-        ({"amx_bf16": False, "avx512_bf16": True}, False, True),
-        ({"sve_bf16": True}, False, True),
-        ({"avx512_f": True}, False, False),
+        ({"amx_bf16": True, "avx512_bf16": True}, "AMX", True),
+        ({"amx_bf16": False, "avx512_bf16": True}, "AVX512-BF16", True),
+        ({"sve_bf16": True}, None, True),
+        ({"avx512_f": True}, None, False),
     ],
     ids=["amx", "avx512", "graviton", "none"],
 )
-def test_a_processor_tells_how_it_multiplies_bf16(monkeypatch: pytest.MonkeyPatch, there, in_tiles, at_all) -> None:
+def test_a_processor_tells_how_it_multiplies_bf16(monkeypatch: pytest.MonkeyPatch, there, paying, at_all) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: there)
     # It asks once a process: a module of its own has not asked yet.
     fresh = runpy.run_path(processor.__file__)
-    assert (fresh["multiplies_bf16_in_tiles"](), fresh["multiplies_bf16"]()) == (in_tiles, at_all)
+    assert (fresh["paying_bf16"](), fresh["multiplies_bf16"]()) == (paying, at_all)
+    assert fresh["multiplies_bf16_in_tiles"]() == (paying == "AMX")
 
 
 @pytest.mark.parametrize(("there", "dtype", "reason"), [(True, torch.bfloat16, WITH), (False, torch.float32, WITHOUT)])
-def test_auto_is_bf16_on_a_cpu_that_multiplies_it_in_tiles(tiles: Give, there, dtype, reason) -> None:
-    tiles(there)
-    placement = placement_for(AUTO, tiles_pay=True)
+def test_auto_is_bf16_on_a_cpu_with_instructions_for_it(bf16: Give, there, dtype, reason) -> None:
+    bf16(there)
+    placement = placement_for(AUTO, bf16_pays=True)
     assert (placement.dtype, placement.reason) == (dtype, reason)
     unmeasured = placement_for(AUTO)
     assert unmeasured.dtype == torch.float32 and unmeasured.reason.startswith("fp32: on a CPU")
 
 
-def test_what_is_asked_for_is_what_is_taken(tiles: Give) -> None:
-    tiles(True)
-    asked = placement_for(EngineOptions(device="cpu", dtype="fp32"), tiles_pay=True)
+def test_what_is_asked_for_is_what_is_taken(bf16: Give) -> None:
+    bf16(True)
+    asked = placement_for(EngineOptions(device="cpu", dtype="fp32"), bf16_pays=True)
     assert (asked.dtype, asked.reason) == (torch.float32, "as asked")
 
 
-def test_of_rerankers_those_take_it_that_are_packed_cross_encoders(tiles: Give, tmp_path: Path) -> None:
-    tiles(True)
+@pytest.mark.parametrize("amx", [True, False])
+def test_who_asks_for_int8_where_bf16_is_as_fast_is_told(monkeypatch: pytest.MonkeyPatch, amx: bool) -> None:
+    monkeypatch.setattr("ko_reranker.rankers.placing.multiplies_bf16_in_tiles", lambda: amx)
+    placement = placement_for(EngineOptions(device="cpu", dtype="int8"), bf16_pays=True)
+    assert placement.precision == "int8"
+    assert ("leave dtype at auto" in placement.reason) == amx
+    assert "auto" not in placement_for(EngineOptions(device="cpu", dtype="int8")).reason  # of a decoder bf16 was not measured
+
+
+def test_of_rerankers_those_take_it_that_are_packed_cross_encoders(bf16: Give, tmp_path: Path) -> None:
+    bf16(True)
     tiny = load_ranker("sample:tiny", AUTO)
     assert tiny.precision == "bfloat16" and tiny.engine.score(tiny.encoder.encode("질문", ["문서"])[0])
     tiny.close()
@@ -89,8 +103,8 @@ def test_of_rerankers_those_take_it_that_are_packed_cross_encoders(tiles: Give, 
     ranker.close()
 
 
-def test_a_server_says_what_it_computes_in_and_why(tiles: Give) -> None:
-    tiles(False)
+def test_a_server_says_what_it_computes_in_and_why(bf16: Give) -> None:
+    bf16(False)
     with TestClient(create_app(load_ranker("sample:tiny", AUTO))) as client:
         info, metrics = client.get("/info").json(), client.get("/metrics").text
         facts = client.post("/invocations", json={"format": "facts"}).json()
@@ -103,8 +117,8 @@ def test_a_server_says_what_it_computes_in_and_why(tiles: Give) -> None:
     assert ServiceFacts.decode({"model": "m", "max_length": 512}).precision is None
 
 
-def test_a_report_says_what_each_model_was_computed_in(tiles: Give, tmp_path: Path) -> None:
-    tiles(True)
+def test_a_report_says_what_each_model_was_computed_in(bf16: Give, tmp_path: Path) -> None:
+    bf16(True)
     records = [TrainingRecord(f"질문 {number}", (f"질문 {number}의 답이다.",)).to_json() for number in range(6)]
     write_jsonl(tmp_path / "dev.jsonl", records)
     settings = EvaluationSettings({"candidate": "sample:tiny"}, candidates=3, fuse=0.5, engine=AUTO)
@@ -121,7 +135,8 @@ def test_a_report_says_what_each_model_was_computed_in(tiles: Give, tmp_path: Pa
         ("ml.c8i.xlarge", "bf16", "fp32"),
         ("r7i.xlarge", "bf16", "fp32"),
         ("ml.c6i.xlarge", "fp32", "fp32"),
-        ("ml.m7a.large", "fp32", "fp32"),
+        ("ml.m7a.large", "bf16", "fp32"),
+        ("ml.m6a.large", "fp32", "fp32"),
         ("ml.c7g.xlarge", "fp32", "fp32"),
         ("ml.g5.xlarge", "bf16", "bf16"),
         ("ml.g4dn.xlarge", "fp16", "fp16"),
@@ -129,7 +144,7 @@ def test_a_report_says_what_each_model_was_computed_in(tiles: Give, tmp_path: Pa
     ],
 )
 def test_an_instance_type_tells_what_auto_is(instance_type: str, packed: str, other: str) -> None:
-    assert (auto_precision(instance_type, tiles_pay=True), auto_precision(instance_type, tiles_pay=False)) == (packed, other)
+    assert (auto_precision(instance_type, bf16_pays=True), auto_precision(instance_type, bf16_pays=False)) == (packed, other)
 
 
 @pytest.mark.parametrize(

@@ -135,7 +135,7 @@ def choose(
     found = [curve for curve in of_family if model in (None, curve.model)]
     if not found:
         raise CurveError(f"not measured: {model}; there are curves of {', '.join(models)}")
-    auto = auto_precision(instance_type, tiles_pay=family == "cross-encoder")
+    auto = auto_precision(instance_type, bf16_pays=family == "cross-encoder")
     preferred = (precision,) if precision else ("auto", auto, "fp32", *sorted({curve.precision for curve in found}))
     for wanted in preferred:
         for there in (instance_type, None):

@@ -135,7 +135,7 @@ def _refuse_too_small(kind: str, config: Path, precision: str | None, settings: 
     except (OSError, ValueError) as error:
         raise OperationError(f"--decoder: {config} can't be read: {error}") from None
     asked = precision or settings.serving.server.precision
-    dtype = asked if asked != "auto" else auto_precision(kind, tiles_pay=False)  # a decoder
+    dtype = asked if asked != "auto" else auto_precision(kind, bf16_pays=False)  # a decoder
     batch_tokens = settings.serving.server.batch_tokens or _BATCH_TOKENS["gpu" if gpu_of(kind) else "cpu"]
     needed = decoder_memory(content, dtype, batch_tokens=batch_tokens).most
     if needed > there * _GB:

@@ -83,7 +83,7 @@ class CrossEncoder(Ranker):
         """Load from a folder; :func:`ko_reranker.rankers.load_ranker` explains the arguments."""
         source = inspect_folder(folder, model_id, trust_remote_code=trust_remote_code)
         packed = source.config["model_type"] in ENCODERS and not source.head
-        placement = placement_for(options, tiles_pay=packed)
+        placement = placement_for(options, bf16_pays=packed)
         loaded = load_scorer(folder, model_id, dtype=placement.dtype, trust_remote_code=trust_remote_code)
         model = loaded.model
         length = options.max_length or read_settings(folder).get("max_length") or DEFAULT_MAX_LENGTH

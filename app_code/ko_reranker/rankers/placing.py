@@ -14,12 +14,13 @@ from ko_reranker.engine.dense import check_int8
 from ko_reranker.engine.graphs import TOKENS_PER_SEQUENCE
 from ko_reranker.gpus import GpuUnusable, check_gpu
 from ko_reranker.instances import AMPERE, Dtype
-from ko_reranker.processor import bound_caches, multiplies_bf16_in_tiles, usable_cores
+from ko_reranker.processor import bound_caches, multiplies_bf16_in_tiles, paying_bf16, usable_cores
 from ko_reranker.rankers.interface import RankerError
 from ko_reranker.rankers.options import EngineOptions
 
 _DTYPES = {"fp32": torch.float32, "int8": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _BATCH_TOKENS = {"cpu": 1_024, "cuda": 16_384}
+_BETTER_THAN_INT8 = "bf16 is about as fast on this processor (AMX) and ranks more like fp32: leave dtype at auto"
 # More workers of one thread than this get into each other's way in the interpreter; then each has more threads.
 _MOST_WORKERS = 8
 
@@ -68,21 +69,21 @@ class Placement:
 
 
 def placement_for(
-    options: EngineOptions, batch_tokens: Mapping[str, int] = _BATCH_TOKENS, *, tiles_pay: bool = False
+    options: EngineOptions, batch_tokens: Mapping[str, int] = _BATCH_TOKENS, *, bf16_pays: bool = False
 ) -> Placement:
     """Return where and how a model is to compute.
 
     Args:
         options: what is wanted.
         batch_tokens: of a micro-batch by the device's type, where the options leave it open.
-        tiles_pay: whether such a model was measured to gain from bf16 on a CPU with matrix units for it.
+        bf16_pays: whether such a model was measured to gain from bf16 on a CPU with instructions for it.
 
     Raises:
         RankerError: the device cannot be had, or does not compute in the type.
     """
     bound_caches()
     device = _device(options)
-    dtype, reason = _arithmetic(options.dtype, device, tiles_pay=tiles_pay)
+    dtype, reason = _arithmetic(options.dtype, device, bf16_pays=bf16_pays)
     return Placement(
         device=device,
         dtype=dtype,
@@ -93,19 +94,21 @@ def placement_for(
     )
 
 
-def served_dtype(name: Dtype, device: torch.device, *, tiles_pay: bool = False) -> torch.dtype:
+def served_dtype(name: Dtype, device: torch.device, *, bf16_pays: bool = False) -> torch.dtype:
     """Return what a model's weights are on a device; `EngineOptions.dtype` says what ``auto`` is.
 
     Args:
         name: what is asked for.
         device: where the model computes.
-        tiles_pay: as :func:`placement_for` explains it.
+        bf16_pays: as :func:`placement_for` explains it.
     """
-    return _arithmetic(name, device, tiles_pay=tiles_pay)[0]
+    return _arithmetic(name, device, bf16_pays=bf16_pays)[0]
 
 
-def _arithmetic(name: Dtype, device: torch.device, *, tiles_pay: bool) -> tuple[torch.dtype, str]:
+def _arithmetic(name: Dtype, device: torch.device, *, bf16_pays: bool) -> tuple[torch.dtype, str]:
     """Return what a model's weights are on a device, and why."""
+    if name == "int8" and bf16_pays and multiplies_bf16_in_tiles():
+        return _DTYPES[name], f"as asked, and {_BETTER_THAN_INT8}"
     if name != "auto":
         return _DTYPES[name], "as asked"
     if device.type != "cpu":
@@ -113,12 +116,11 @@ def _arithmetic(name: Dtype, device: torch.device, *, tiles_pay: bool) -> tuple[
         if torch.cuda.get_device_capability(device) >= AMPERE:
             return torch.bfloat16, "bf16, which this GPU has instructions for"
         return torch.float16, "fp16: this GPU has no instructions for bf16"
-    if not tiles_pay:
+    if not bf16_pays:
         return torch.float32, "fp32: on a CPU, nothing else was measured to pay for models of this kind"
-    # Instructions for bf16 without tiles (AVX512-BF16, Arm's BFMMLA) are not taken: nobody has measured that they pay.
-    if multiplies_bf16_in_tiles():
-        return torch.bfloat16, "bf16, which this processor multiplies in tiles (AMX)"
-    return torch.float32, "fp32: this processor has no matrix units for bf16 (AMX)"
+    if instructions := paying_bf16():
+        return torch.bfloat16, f"bf16, which this processor multiplies by {instructions}"
+    return torch.float32, "fp32: this processor has neither AMX nor AVX512-BF16"
 
 
 def _device(options: EngineOptions) -> torch.device:
