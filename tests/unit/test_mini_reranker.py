@@ -93,7 +93,7 @@ def small(data, english, tmp_path_factory) -> Build:
             sizes=(("lines", 4), ("passages", 2), ("questions", 4), ("masked", 4)),
             shares=(("lines", 1), ("passages", 1), ("questions", 1), ("masked", 1)),
         ),
-        mixture=Mixture(counts={"told": 10, "headings": 10, "stated": 5, "mixed": 5}),
+        mixture=Mixture(counts={"tydi": None, "kobest": None, "told": 10, "headings": 10, "stated": 5, "mixed": 5}),
         finetuning={"epochs": "0.2", "batch_queries": "4", "dev_queries": "4"},
         needle_lengths=(300,),
     )
@@ -110,7 +110,7 @@ def test_the_build_makes_a_reranker_and_goes_on_where_it_stopped(small, capfd, m
     assert set(report["rows"]) == {"none", "bm25-morphemes", "mini", "mini+bm25"}
     groups, judged = (json.loads((small.work / name / "done.json").read_text()) for name in ("groups", "evaluation"))
     assert set(groups["validation_kinds"]) == set(KINDS)
-    assert {"questions", "told", "headings", "stated", "mixed"} <= set(groups)
+    assert {"tydi", "kobest", "told", "headings", "stated", "mixed"} <= set(groups)
     for name, sha256 in groups["validation_kinds"].items():
         assert judged.get(f"{name}-validation", {"sha256": sha256})["sha256"] == sha256
     assert 0 <= judged["needle"]["least"] <= judged["needle"]["won"]["300"] <= 1
