@@ -334,6 +334,40 @@ def test_a_large_request_is_not_starved_by_small_ones_that_keep_coming():
     assert served == 20
 
 
+@settings(max_examples=40, deadline=None)
+@given(
+    history=st.lists(st.integers(1, 400), min_size=1, max_size=60),
+    size=st.integers(1, 60),
+    small=st.integers(1, 30),
+    cancelled=st.integers(0, 5),
+)
+def test_small_requests_overtake_a_large_one_by_twice_its_own_work_at_most(history, size, small, cancelled):
+    """Small ones keep coming faster than the model computes; huge ones come and are taken back. A sequence has 100 tokens."""
+    queue = RequestQueue(100, clock=lambda: 0.0)
+    for sequences in history:
+        queue.add(Ticket(of([100] * sequences), None, 0.0))
+    while queue.take() is not None:
+        pass
+    victim = Ticket(of([100] * size), None, 0.0)
+    queue.add(victim)
+    if victim.small:  # then it is one of those that overtake
+        return
+    others, done = 0, 0
+    while done < size:
+        for _ in range(2):
+            queue.add(Ticket(of([100] * small), None, 0.0))
+        for _ in range(cancelled):
+            huge = Ticket(of([100] * 500), None, 0.0)
+            queue.add(huge)
+            huge.cancel()
+        ((ticket, indexes),) = queue.take().parts
+        if ticket is victim:
+            done += len(indexes)
+        else:
+            others += len(indexes)
+        assert others <= size + done + 1
+
+
 @settings(max_examples=50, deadline=None)
 @given(sizes=st.lists(st.integers(1, 3000), min_size=1, max_size=300))
 def test_small_requests_are_never_more_than_half_of_the_work(sizes):

@@ -245,6 +245,33 @@ def test_what_is_promised_never_lasts_longer_than_what_comes_first_can():
     assert queue.outlook(large).wait_seconds <= 15.0
 
 
+def test_no_small_requests_keep_one_that_was_taken_from_its_deadline():
+    now = [0.0]
+    queue = queue_at(1000, now)
+    large = [Ticket(of(*[100] * 100), 23.0, 0.0) for _ in range(2)]  # ten seconds each
+    for ticket in large:
+        assert queue.outlook(ticket).seconds < 23
+        queue.add(ticket)
+    overtaking = 0
+    while any(ticket.todo for ticket in large):
+        queue.add(Ticket(of(100), None, now[0]))
+        ((ticket, _),) = queue.take().parts
+        overtaking += ticket not in large
+        now[0] += 0.1
+    assert now[0] <= 23 and not any(ticket.done() for ticket in large)
+    assert overtaking >= 5, "until then the small ones come first"
+
+
+def test_a_request_that_can_no_longer_be_done_in_time_holds_no_small_one_up():
+    now = [0.0]
+    queue = queue_at(1000, now)
+    late = Ticket(of(*[100] * 100), 9.0, 0.0)  # the model has become slower since it was taken
+    queue.add(late)
+    small = Ticket(of(100), None, 0.0)
+    queue.add(small)
+    assert queue.take().parts[0][0] is small
+
+
 def test_the_outlook_has_the_order_of_the_queue():
     now = [0.0]
     queue = queue_at(1000, now)

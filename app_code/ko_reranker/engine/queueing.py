@@ -18,6 +18,8 @@ from .items import Item, Result
 _LEAST_TOKENS = 128
 # What a request is small beside: the mean of about so many before it.
 _REMEMBERED_REQUESTS = 200
+# The share of its work that a request's deadline is kept away from: the speed is not known better.
+_SPARE = 0.1
 
 
 class DeadlineExceeded(Exception):
@@ -32,6 +34,7 @@ class Ticket(Future[list[Result]]):
 
     Attributes:
         items: the sequences.
+        tokens: theirs.
         deadline: when it is no longer wanted, on the clock of `time.monotonic`; None for never.
         queue_seconds: how long it waited for its first micro-batch.
         compute_seconds: from then until it was done.
@@ -46,7 +49,7 @@ class Ticket(Future[list[Result]]):
         self.results: list[Result | None] = [None] * len(items)
         # The longest first, so that what is left at the end is small and can be shared out evenly.
         self.todo = sorted(range(len(items)), key=lambda index: len(items[index]))
-        self.waiting_tokens = sum(len(item) for item in items)
+        self.tokens = self.waiting_tokens = sum(len(item) for item in items)
         self.unscored = len(items)
         self.arrived = now
         self.started: float | None = None
@@ -123,10 +126,11 @@ class RequestQueue:
     """Requests in the order of their arrival, the small ones first. Not thread-safe by itself.
 
     A request is small if it has at most half of the tokens that requests have had lately on average. Such requests are half or
-    more of a mixed load, and never more than half of its work: so the large ones always have at least half of the machine and
-    keep their order, and where all are alike everybody does. By what is left of each, as schedulers for the least mean time go,
-    the large ones wait for all that are smaller, however they age: on a full server this order has a lower median, 95th
-    percentile and maximum (`make bench-serving`).
+    more of a mixed load, and no more than half of its work; where all are alike, everybody keeps the order. A load that is
+    not what it was lately can have more of them: so what they overtake by is counted, and once that is more than the next
+    large one's own work, the large ones have their turn, and so they do where one of them would otherwise miss its deadline.
+    So small ones never keep a request waiting for more than twice what it and the large ones before it take, however many
+    come. By what is left of each, as schedulers for the least mean time go, it would wait for all that are smaller.
 
     Args:
         budget: tokens of a micro-batch; a longer sequence is a micro-batch of its own.
@@ -151,6 +155,7 @@ class RequestQueue:
         self._computing: dict[MicroBatch, float] = {}
         self._full_ones_measured = False
         self._mean_tokens, self._seen = 0.0, 0
+        self._overtaken = 0  # tokens of small requests that came before waiting large ones, less those that these had since
         self.forget_speed()
 
     @property
@@ -164,9 +169,9 @@ class RequestQueue:
 
     def add(self, ticket: Ticket) -> None:
         """Let a request wait."""
-        self._seen = min(self._seen + 1, _REMEMBERED_REQUESTS)
-        self._mean_tokens += (ticket.waiting_tokens - self._mean_tokens) / self._seen
         ticket.small = self._is_small(ticket)
+        self._mean_tokens = self._mean_with(ticket)
+        self._seen = min(self._seen + 1, _REMEMBERED_REQUESTS)
         self._tickets.append(ticket)
 
     def take(self) -> MicroBatch | None:
@@ -177,18 +182,22 @@ class RequestQueue:
             return None
         batch = MicroBatch()
         budget = self._share()
-        for ticket in self._in_order():
+        large_ones_wait = not all(ticket.small for ticket in self._tickets)
+        for ticket in self._in_order(now):
             room = self.most_sequences - batch.sequences
             # The first of a micro-batch goes in whatever its length: nothing is too long to be scored.
             least = 0 if batch.sequences else len(ticket.items[ticket.todo[-1]])
             indexes = ticket.take(max(budget - batch.tokens, least), room)
             if indexes:
+                before = batch.tokens
                 batch.add(ticket, indexes)
+                self._overtaken += (batch.tokens - before) * (1 if ticket.small else -1)
                 if ticket.started is None:
                     ticket.started = now
                     ticket.queue_seconds = now - ticket.arrived
             if batch.tokens >= budget or batch.sequences >= self.most_sequences:
                 break
+        self._overtaken = max(0, self._overtaken) if large_ones_wait else 0
         self._tickets = [ticket for ticket in self._tickets if ticket.todo]
         self._computing[batch] = now
         return batch
@@ -232,12 +241,19 @@ class RequestQueue:
         now = self.clock()
         self._let_go(now)
         small = self._is_small(ticket)
-        ahead = [other for other in self._in_order() if other.small or not small]
-        wait = self._computing_seconds(now)
+        ahead = [other for other in self._in_order(now) if other.small or not small]
+        # What the large ones have to catch up on comes before a small one.
+        large = [other for other in self._tickets if not other.small]
+        owed = (
+            min(max(0, self._overtaken - large[0].tokens), sum(other.waiting_tokens for other in large))
+            if small and large
+            else 0
+        )
+        wait = self._computing_seconds(now) + self.seconds_of(owed)
         for other in ahead:
             last = float("inf") if other.deadline is None else max(wait, other.deadline - now)
             wait = min(wait + self.seconds_of(other.waiting_tokens), last)
-        tokens = sum(other.waiting_tokens for other in ahead)
+        tokens = owed + sum(other.waiting_tokens for other in ahead)
         return Outlook(tokens, wait, wait + self.seconds_of(ticket.waiting_tokens))
 
     def seconds_of(self, tokens: int) -> float:
@@ -251,11 +267,27 @@ class RequestQueue:
         return sum(max(0.0, seconds) for seconds in left) / self.workers
 
     def _is_small(self, ticket: Ticket) -> bool:
-        return 2 * ticket.waiting_tokens <= self._mean_tokens
+        return 2 * ticket.waiting_tokens <= self._mean_with(ticket)
 
-    def _in_order(self) -> list[Ticket]:
+    def _mean_with(self, ticket: Ticket) -> float:
+        return self._mean_tokens + (ticket.waiting_tokens - self._mean_tokens) / min(self._seen + 1, _REMEMBERED_REQUESTS)
+
+    def _in_order(self, now: float) -> list[Ticket]:
+        large = [ticket for ticket in self._tickets if not ticket.small]
+        large_first = bool(large) and (self._overtaken > large[0].tokens or self._pressed(large, now))
         # Tickets are kept as they came, and sorting is stable.
-        return sorted(self._tickets, key=lambda ticket: not ticket.small)
+        return sorted(self._tickets, key=lambda ticket: ticket.small == large_first)
+
+    def _pressed(self, large: Sequence[Ticket], now: float) -> bool:
+        """Return whether one of some requests is done in time if they are next, and not much later."""
+        ready = now + self._computing_seconds(now)
+        spare = self.seconds_of(self.budget * self.workers)
+        for ticket in large:
+            seconds = self.seconds_of(ticket.waiting_tokens)
+            ready, spare = ready + seconds, spare + _SPARE * seconds
+            if ticket.deadline is not None and ready <= ticket.deadline < ready + spare:
+                return True
+        return False
 
     def _share(self) -> int:
         """Return the tokens of the next micro-batch: at the end of the work every worker gets its part of the rest."""
