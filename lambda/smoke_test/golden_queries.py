@@ -15,8 +15,10 @@ from urllib.parse import urlsplit
 
 from ko_reranker.data.errors import PipelineError
 
-# Half precision on a GPU against fp32 in an evaluation: sigmoid scores differ in the third digit.
-TOLERANCE = 0.02
+# Half precision in the endpoint against fp32 in an evaluation: scores of 0 to 1 differ in the third digit, and here and there
+# one in the second (bf16 moved a logit by .28 at most: benchmarks/results/precision.json). Another model's differ everywhere.
+MEAN_TOLERANCE = 0.02
+TOLERANCE = 0.1
 # There a close comparison may turn out the other way, and what was compared after it with it. Of another model half of all
 # pairs of documents would stand the other way round.
 ORDER_TOLERANCE = 0.1
@@ -56,15 +58,22 @@ def check_endpoint(endpoint: str, golden_uri: str, s3: Any, runtime: Any) -> dic
         if golden.get("absolute") is False:
             worst = max(worst, _check_order(number, scores, golden["scores"]))
             continue
-        for index, expected in enumerate(golden.get("scores", ())):
-            difference = abs(scores[index] - expected)
-            worst = max(worst, difference)
-            if difference > TOLERANCE:
-                raise PipelineError(
-                    f"golden query {number}: document {index} scores {scores[index]:.4f}, in the evaluation {expected:.4f}: "
-                    "the endpoint does not serve the model that was asked for"
-                )
+        if "scores" in golden:
+            worst = max(worst, _check_scores(number, scores, golden["scores"]))
     return {"queries": len(queries), "max_difference": round(worst, 6)}
+
+
+def _check_scores(number: int, scores: dict[int, float], expected: Sequence[float]) -> float:
+    """Return the largest difference of a score."""
+    differences = [abs(scores[index] - score) for index, score in enumerate(expected)]
+    worst, mean = max(differences), sum(differences) / len(differences)
+    if worst > TOLERANCE or mean > MEAN_TOLERANCE:
+        index = differences.index(worst)
+        raise PipelineError(
+            f"golden query {number}: document {index} scores {scores[index]:.4f}, in the evaluation {expected[index]:.4f}, "
+            f"and the mean difference of all is {mean:.4f}: the endpoint does not serve the model that was asked for"
+        )
+    return worst
 
 
 def _check_order(number: int, scores: dict[int, float], expected: Sequence[float]) -> float:

@@ -65,7 +65,7 @@ def test_with_transformers_the_trained_model_gives_the_endpoints_logits(deployed
         )
         query, documents = found["pairs"][0][0], [document for _, document in found["pairs"]]
         # The endpoint computes in what suits the processor, Transformers in fp32.
-        close = 0.1 if paying_bf16() else 1e-4
+        close = 0.3 if paying_bf16() else 1e-4
         assert found["logits"] == pytest.approx(logits_of_the_endpoint(deployed, query, documents), abs=close)
         assert sum(found["shares"]) == pytest.approx(1)
         assert sorted(range(len(documents)), key=found["shares"].__getitem__) == sorted(

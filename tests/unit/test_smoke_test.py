@@ -40,9 +40,15 @@ def test_the_scores_of_the_evaluation_pass_and_the_largest_difference_is_told() 
     assert check([0.905, 0.1]) == {"queries": 1, "max_difference": 0.005}
 
 
-def test_another_models_scores_are_refused() -> None:
-    with pytest.raises(PipelineError, match="does not serve the model"):
-        check([0.6, 0.1])
+@pytest.mark.parametrize(
+    ("scores", "passes"), [([0.87, 0.105], True), ([0.87, 0.12], False), ([0.79, 0.1], False), ([0.6, 0.1], False)]
+)
+def test_rounding_passes_here_and_there_and_another_models_scores_are_refused(scores: list[float], passes: bool) -> None:
+    if passes:
+        assert check(scores)["max_difference"] == pytest.approx(0.03)
+        return
+    with pytest.raises(PipelineError, match=r"document 0 scores 0\.\d+, in the evaluation 0\.9000, .*does not serve the model"):
+        check(scores)
 
 
 def test_of_a_model_that_compares_the_orders_are_compared() -> None:
