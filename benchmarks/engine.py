@@ -123,6 +123,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     arguments = parser.parse_args(argv)
     if arguments.device == "cuda":
+        for name in ("shape", "cores", "rounds", "precision"):
+            if getattr(arguments, name) != parser.get_default(name):
+                parser.error(f"--{name} is of the contests on a CPU: a GPU's run has none of it")
         from benchmarks import engine_cuda
 
         engine_cuda.main()
@@ -186,7 +189,7 @@ class Contest:
     Attributes:
         ours: our row.
         peers: the others'.
-        rates: matrix products in that precision, operations a second, measured in each round.
+        rates: matrix products in that precision, operations a second, before the first round and after each.
         sweeps: pairs a second by batch size, by peer.
         versions: of what was run.
         padding_share: of the tokens that ours computed.
@@ -284,17 +287,22 @@ def _best_batch(
 
 
 def _rounds(rows: list[Row], dtype: str, shape: Shape, requests: list[Request], cores: int) -> list[float]:
-    """Let all score each request in turn, in an order drawn anew; return the product rate measured in each round, by ours."""
-    draw, rates = random.Random(SEED), []  # noqa: S311
+    """Let all score each request in turn, in an order drawn anew; return the product rates before them and after each."""
+    draw = random.Random(SEED)  # noqa: S311
+
+    def product_rate() -> float:
+        options = {"products": shape.products(), "seconds": PRODUCT_SECONDS, "dtype": dtype}
+        return float(rows[0].scorer.call("product_rate", **options).value)
+
     for row in rows:  # what is compiled or allocated at first is not timed
         row.score(requests[0].first(4), cores)
         row.forget()
+    rates = [product_rate()]
     for number, request in enumerate(requests, start=1):
         for row in draw.sample(rows, len(rows)):
             if row.rounds is None or number <= row.rounds:
                 row.score(request, cores)
-        rate = rows[0].scorer.call("product_rate", products=shape.products(), seconds=PRODUCT_SECONDS, dtype=dtype)
-        rates.append(rate.value)
+        rates.append(product_rate())
         print_(f"[dim]{shape.name}, {cores} core(s), {dtype}: {number} of {len(requests)} requests")
     return rates
 
@@ -321,9 +329,10 @@ def _figures(contests: dict[str, Contest], truth: Truth, shape: Shape, cores: in
 
 def _contest_figures(contest: Contest, truth: Truth, exact: list[list[float]], shape: Shape) -> dict[str, Any]:
     rows = contest.rows
+    # What the machine can do is the best that was seen: others may have used it in the other seconds.
+    rate = max(contest.rates)
     shares = [
-        shape.flops(lengths) / seconds / rate
-        for lengths, seconds, rate in zip(truth.lengths, contest.ours.seconds, contest.rates, strict=True)
+        shape.flops(lengths) / seconds / rate for lengths, seconds in zip(truth.lengths, contest.ours.seconds, strict=True)
     ]
     return {
         "date": datetime.now(UTC).date().isoformat(),
@@ -392,7 +401,14 @@ def _keep(shape: str, cores: int, measurement: dict[str, Any], versions: dict[st
     last, processor, setting = report.read("engine"), report.processor(), f"{shape}, {cores} core(s)"
     family = last["figures"].get(processor, {})
     before = family.get("runs", {}).get(setting, {})
-    run = {**measurement, **{key: {**before.get(key, {}), **measurement[key]} for key in ("contests", "ratios")}}
+    # A ratio of a contest that was held anew stands only if it was taken in it.
+    others = {
+        name: value
+        for name, value in before.get("ratios", {}).items()
+        if not set(name.split("_")) & set(measurement["contests"])
+    }
+    contests = {**before.get("contests", {}), **measurement["contests"]}
+    run = {**measurement, "contests": contests, "ratios": others | measurement["ratios"]}
     family |= {
         "machine": report.machine(),
         "date": datetime.now(UTC).date().isoformat(),
@@ -407,13 +423,16 @@ def _keep(shape: str, cores: int, measurement: dict[str, Any], versions: dict[st
 
 
 def _headline(contests: dict[str, Any]) -> dict[str, Any]:
+    def medians(name: str) -> dict[str, float]:  # contests of an earlier day may have fewer figures
+        return {dtype: contest[name]["median"] for dtype, contest in contests.items() if name in contest}
+
     return {
-        "padding_share": max(contest["padding_share"] for contest in contests.values()),
+        "padding_share": max(contest.get("padding_share", 0.0) for contest in contests.values()),
         "max_logit_difference": {
-            dtype: c["max_logit_differences"].get(_label("ko-reranker", dtype)) for dtype, c in contests.items()
+            dtype: c.get("max_logit_differences", {}).get(_label("ko-reranker", dtype)) for dtype, c in contests.items()
         },
-        "product_gflops": {dtype: contest["product_gflops"]["median"] for dtype, contest in contests.items()},
-        "product_share": {dtype: contest["product_share"]["median"] for dtype, contest in contests.items()},
+        "product_gflops": medians("product_gflops"),
+        "product_share": medians("product_share"),
         "pairs_per_s": {name: v["median"] for contest in contests.values() for name, v in contest["pairs_per_s"].items()},
     }
 

@@ -65,7 +65,7 @@ def gpu_of(instance_type: str) -> Gpu | None:
 # With instructions for bf16 that pay (`processor.paying_bf16`): AMX on Intel's Xeons from the fourth generation on, Sapphire
 # Rapids (7i) and Granite Rapids (8i); AVX512-BF16 on AMD's EPYCs from the fourth on, Genoa (7a) and Turin (8a)
 # (aws.amazon.com/ec2/instance-types/m7i, …/m7a and so on).
-_WITH_BF16 = frozenset(f"{kind}{generation}" for kind in "mcr" for generation in ("7i", "8i", "7a", "8a"))
+_WITH_BF16 = re.compile(r"(ml\.)?[mcr](?:[78]i(-flex)?|7iz|[78]a)\.")
 
 
 def auto_precision(instance_type: str, *, bf16_pays: bool) -> Dtype:
@@ -78,7 +78,7 @@ def auto_precision(instance_type: str, *, bf16_pays: bool) -> Dtype:
     gpu = gpu_of(instance_type)
     if gpu is not None:
         return "fp16" if gpu.capability is not None and gpu.capability < AMPERE else "bf16"
-    return "bf16" if bf16_pays and instance_type.removeprefix("ml.").partition(".")[0] in _WITH_BF16 else "fp32"
+    return "bf16" if bf16_pays and _WITH_BF16.match(instance_type) else "fp32"
 
 
 def judging_precision(asked: Dtype, *, served_on: str, judged_on: str) -> Dtype:

@@ -137,6 +137,7 @@ def test_a_report_says_what_each_model_was_computed_in(bf16: Give, tmp_path: Pat
         ("ml.c6i.xlarge", "fp32", "fp32"),
         ("ml.m7a.large", "bf16", "fp32"),
         ("ml.m6a.large", "fp32", "fp32"),
+        ("m7i-flex.large", "bf16", "fp32"),
         ("ml.c7g.xlarge", "fp32", "fp32"),
         ("ml.g5.xlarge", "bf16", "bf16"),
         ("ml.g4dn.xlarge", "fp16", "fp16"),

@@ -15,7 +15,7 @@ _PREPACKED = (torch.float32, torch.bfloat16)
 
 
 def few_rows(rows: int) -> int:
-    """Return a number that is not smaller and one of a few: by at most 7 more, or by an eighth, and on average by 3 %.
+    """Return a number that is not smaller and one of a few: by at most 7 more, or by an eighth, and on average by 5 %.
 
     oneDNN compiles a product anew for each number of rows. With matrix units that takes some 50 ms for a base model's four, as
     long as three of its layers: a micro-batch of a new length was a quarter slower.
