@@ -8,7 +8,8 @@ from). Two test sets: the fifth of TyDi-ko's questions that no step of ours and 
 and KoBEST's dev part. The reports are written to build/evaluation/, the figures to benchmarks/results/evaluation.json.
 
 With ``--kinds`` it is what choices about the mini reranker are made on, so that the test sets stay unseen: five kinds of
-question beside the plain ones, and the needle test (docs/mini_reranker.md). Those figures go to benchmarks/results/kinds.json.
+question beside the plain ones, and the needle test (docs/mini_reranker.md). Those figures go to benchmarks/results/kinds.json,
+and docs/kinds.svg shows them.
 """
 
 from __future__ import annotations
@@ -18,19 +19,26 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from benchmarks import report
 from ko_reranker.commands.evaluate import print_report
 from ko_reranker.data.jsonl import read_record_file
-from ko_reranker.evaluation.evaluate import EvaluationSettings, evaluate, write_report
+from ko_reranker.evaluation import plots
+from ko_reranker.evaluation.evaluate import FUSED, EvaluationSettings, evaluate, write_report
+from ko_reranker.evaluation.metrics import RESAMPLES, Interval
 from ko_reranker.evaluation.questions import TestSet, read_test_set
 from ko_reranker.rankers import EngineOptions, load_ranker
 from training_job.mini_reranker.corpus import Corpus, side_of
-from training_job.mini_reranker.kinds import digest, validation_kinds
+from training_job.mini_reranker.kinds import digest
 from training_job.mini_reranker.needle import needle_table, summary
+from training_job.mini_reranker.stages import test_sets
 
 CANDIDATES = 50
 MORPHEMES = "bm25:morphemes"
 BESIDE = ("-none", f"-{MORPHEMES}")  # what each row is compared with
+PICTURE = Path(__file__).resolve().parents[1] / "docs" / "kinds.svg"
+SIDE = "-validation"
 SHOWN = ("mrr", "mrr@10", "ndcg@10", "has_right@1", "has_right@3", "has_right@5", "has_right@10", "recall@20")
 
 
@@ -48,21 +56,28 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="the data folder")
     parser.add_argument("--model", action="append", default=[], metavar="NAME=ADDRESS", help="a reranker; repeat it")
     parser.add_argument("--kinds", action="store_true", help="the validation kinds and the needle test, not the test sets")
+    parser.add_argument("--questions", type=int, help="the most questions of a set, spread over it (default: all)")
+    parser.add_argument("--dtype", default="fp32", help="what the models compute in: fp32, bf16, int8")
     arguments = parser.parse_args()
     models = {MORPHEMES: MORPHEMES} | dict(item.split("=", 1) for item in arguments.model)
     if arguments.kinds:
-        sets = validation_kinds(Corpus(arguments.data))
+        found_sets = test_sets(Corpus(arguments.data))
+        sets = {name.removesuffix(SIDE): test_set for name, test_set in found_sets.items() if name.endswith(SIDE)}
     else:
         sets = {
             "tydi_held_out": tydi_held_out(arguments.data),
             "kobest_dev": read_test_set([arguments.data / "kobest_boolq/dev.jsonl"]),
         }
+    engine = EngineOptions(dtype=arguments.dtype)
     figures: dict[str, Any] = {}
+    gains: dict[str, list[np.ndarray]] = {}
     for name, test_set in sets.items():
         print(f"{name}: {len(test_set.questions)} questions, {len(test_set.passages)} passages", flush=True)
-        found, _, _ = evaluate(
-            test_set, EvaluationSettings(models, candidates=CANDIDATES, fuse=0.5, engine=EngineOptions(dtype="fp32"))
-        )
+        most = arguments.questions
+        settings = EvaluationSettings(models, candidates=CANDIDATES, fuse=0.5, max_queries=most, engine=engine)
+        found, rows, _ = evaluate(test_set, settings)
+        for row in rows:
+            gains.setdefault(row, []).append(rows[row].metrics["mrr"] - rows["none"].metrics["mrr"])
         write_report(Path("build/evaluation") / name, found)
         print_report(found)
         figures[name] = {
@@ -78,13 +93,38 @@ def main() -> None:
             },
         }
     if arguments.kinds:
-        figures["needle"] = {row: _needle(row, address, arguments.data) for row, address in models.items() if row != MORPHEMES}
+        PICTURE.write_text(draw_picture(figures, [name for name in models if name != MORPHEMES]), encoding="utf-8")
+        figures["mean"] = {row: mean_over_sets(gains[row]) for row in gains if row != "none"}
+        needles = {row: _needle(row, address, engine, arguments.data) for row, address in models.items() if row != MORPHEMES}
+        figures["needle"] = needles
     versions = {name: version(name) for name in ("kiwipiepy", "bm25s", "pytrec-eval-terrier", "torch", "transformers")}
+    figures["precision"] = arguments.dtype
     print(f"Figures: {report.write('kinds' if arguments.kinds else 'evaluation', versions, figures, {})}")
 
 
-def _needle(row: str, address: str, data: Path) -> dict[str, Any]:
-    ranker = load_ranker(address, EngineOptions(dtype="fp32"))
+def mean_over_sets(gains: list[np.ndarray]) -> dict[str, float]:
+    """Return the mean over the sets of their mean gains, each set counting alike, with its bootstrap interval of 95 %.
+
+    Args:
+        gains: by set, (questions,); the questions are drawn anew within each set.
+    """
+    draw = np.random.default_rng(0)
+    resamples = np.mean([draw.choice(gain, (RESAMPLES, len(gain))).mean(1) for gain in gains], axis=0)
+    low, high = np.quantile(resamples, [0.025, 0.975])
+    return Interval(float(np.mean([gain.mean() for gain in gains])), float(low), float(high)).to_json()
+
+
+def draw_picture(figures: dict[str, Any], models: list[str]) -> str:
+    """Return what models, and their scores with BM25's, gain in MRR over no reranker on each kind, as SVG."""
+    rows = [name for model in models for name in (model, f"{model}{FUSED}")]
+    return plots.differences(
+        "MRR beside no reranker, by kind of question",
+        {row: {kind: values["differences"][f"{row}-none"]["mrr"] for kind, values in figures.items()} for row in rows},
+    )
+
+
+def _needle(row: str, address: str, engine: EngineOptions, data: Path) -> dict[str, Any]:
+    ranker = load_ranker(address, engine)
     table = needle_table(ranker, Corpus(data))
     ranker.close()
     print(f"{row}, share of needles won: {summary(table)}", flush=True)

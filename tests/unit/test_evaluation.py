@@ -490,6 +490,17 @@ def test_a_picture_of_courses_has_two_axes_and_is_the_same_for_the_same_figures(
     assert ">44</text>" in picture
 
 
+def test_a_picture_of_differences_has_a_bar_for_each_row_of_each_group_on_either_side_of_nothing() -> None:
+    rows = {
+        "one": {"long": {"mean": 0.05, "low": 0.01, "high": 0.08}, "noise": {"mean": -0.1, "low": -0.2, "high": 0.0}},
+        "other": {"long": {"mean": 0.0, "low": -0.01, "high": 0.01}, "noise": {"mean": 0.02, "low": 0.0, "high": 0.04}},
+    }
+    picture = plots.differences("Gains", rows)
+    assert picture == plots.differences("Gains", rows) and "<script" not in picture
+    assert picture.count('class="bar"') == 4 and ">noise</text>" in picture and ">other</text>" in picture
+    assert ">+0.20</text>" in picture and ">-0.20</text>" in picture, "the axis reaches as far up as down"
+
+
 @pytest.mark.parametrize("milliseconds", [(0.03, 2_000.0), (7.0, 7.0), (10.0, 10.0)])
 def test_a_picture_of_places_has_every_row_with_its_interval(milliseconds: tuple[float, float]) -> None:
     interval = {"mean": 0.7, "low": 0.6, "high": 0.8}

@@ -134,6 +134,31 @@ def places(title: str, points: Mapping[str, tuple[float, Mapping[str, float]]], 
     return _svg(chart, f"places {title}")
 
 
+def differences(title: str, rows: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
+    """Return bars up or down from 0 with their intervals, side by side in each group.
+
+    Args:
+        title: what is plotted.
+        rows: by row, in whose colour its bars are, and by group: ``mean``, ``low`` and ``high``; all rows have the same groups.
+    """
+    import pygal
+
+    groups = list(next(iter(rows.values())))
+    farthest = max(abs(interval[end]) for row in rows.values() for interval in row.values() for end in ("low", "high"))
+    chart = pygal.Bar(
+        **_options(title, height=340),
+        range=(-1.05 * farthest, 1.05 * farthest),
+        legend_at_bottom=True,
+        legend_at_bottom_columns=3,
+        x_label_rotation=25,
+        value_formatter=lambda value: f"{value:+.2f}",
+    )
+    chart.x_labels = groups
+    for index, (name, row) in enumerate(rows.items()):
+        chart.add(name, [_bar(row[group], _LINES[index]) for group in groups])
+    return _svg(chart, f"differences {title}")
+
+
 def _bar(interval: Mapping[str, float], color: str) -> dict[str, Any]:
     return {"value": round(interval["mean"], 4), "ci": {"low": interval["low"], "high": interval["high"]}, "color": color}
 
