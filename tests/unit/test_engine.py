@@ -368,17 +368,6 @@ def test_small_requests_overtake_a_large_one_by_twice_its_own_work_at_most(histo
         assert others <= size + done + 1
 
 
-@settings(max_examples=50, deadline=None)
-@given(sizes=st.lists(st.integers(1, 3000), min_size=1, max_size=300))
-def test_small_requests_are_never_more_than_half_of_the_work(sizes):
-    queue = RequestQueue(100)
-    tickets = [Ticket(of([size]), None, 0.0) for size in sorted(sizes)]  # the means only grow: as many as can be are small
-    for ticket in reversed(tickets):
-        queue.add(ticket)
-    small = sum(ticket.waiting_tokens for ticket in tickets[-200:] if ticket.small)
-    assert 2 * small <= sum(ticket.waiting_tokens for ticket in tickets)
-
-
 def test_requests_of_one_size_are_served_as_they_come():
     queue = RequestQueue(100)
     tickets = [Ticket(of([50, 50]), None, float(number)) for number in range(6)]

@@ -238,6 +238,12 @@ def job(tmp_path_factory: pytest.TempPathFactory):
     return folders, evaluate_job(folders, settings)
 
 
+def test_no_model_takes_the_name_of_a_row_of_both_scores() -> None:
+    models = {"mini": "sample:tiny", "mini+bm25": "bm25:morphemes"}
+    with pytest.raises(EvaluationError, match=r"may be called mini\+bm25"):
+        evaluate(TEST_SET, EvaluationSettings(models, candidates=4, fuse=0.5))
+
+
 def test_a_model_does_not_differ_from_itself(job) -> None:
     _, report = job
     assert report["differences"]["candidate-base"]["mrr"] == {"mean": 0, "low": 0, "high": 0, "confidence": 0.95}
@@ -389,7 +395,7 @@ def run(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
 def test_the_command_compares_models_on_a_test_set_anywhere(tmp_path: Path) -> None:
     rows = [{"query": question.query, "pos": list(question.relevance)} for question in TEST_SET.questions]
     write_jsonl(tmp_path / "faq.jsonl", rows)
-    arguments = ("--model", "tiny=sample:tiny", "--model", "bm25:morphemes", "--fuse", "--fuse-weight", "0.9", "--seed", "3")
+    arguments = ("--model", "tiny=sample:tiny", "--model", "bm25:morphemes", "--fuse-weight", "0.9", "--seed", "3")
     limits = ("--candidates", "4", "--first-stage", "morphemes", "--max-queries", "4", "--max-length", "64", "--dtype", "fp32")
     done = run("--data", "faq.jsonl", *arguments, *limits, "--device", "cpu", "--output", "out", cwd=tmp_path)
     assert done.returncode == 0, done.stderr

@@ -14,7 +14,8 @@ reports  a native question; every passage is a piece of a circular: items, a tab
 mixed    a heading of documentation in one language, its section in the other or line by line in both
 ======== ==================================================================================================================
 
-The validation kinds (`kinds`) are made by other rules, of other passages, and in other words. What is made depends on the data
+The validation kinds (`kinds`) are made of other passages and in other words, and by other rules but for NFD, missing spaces and
+altered numbers. What is made depends on the data
 folder alone: each draw is seeded by its text.
 """
 

@@ -102,7 +102,7 @@ class Corpus:
 
     @cached_property
     def alignment_check(self) -> list[tuple[str, str]]:
-        """Return some 1,000 (English, Korean) lines that no stage sees, each English line once."""
+        """Return some 1,000 (English, Korean) lines that no stage is given, each English line once."""
         return list({english: (english, korean) for english, korean in self._lines() if _for_check((english, korean))}.values())
 
     def native_texts(self) -> list[str]:

@@ -13,8 +13,9 @@ noise    a question of TyDi-ko as it is typed in haste: without spaces, a letter
          decomposed letters (NFD)
 ======== ==================================================================================================================
 
-All is made of the validation side's passages and of lines that no stage sees (`corpus`), by rules of this module that no stage
-of the training uses. What is made is a function of the data folder alone; `digest` tells that it is still the same.
+All is made of the validation side's passages and of lines that are kept out of every stage as they stand there (`corpus`; some
+stand in other documents, too), by rules of this module; NFD, missing spaces and altered numbers are in the training, too.
+What is made is a function of the data folder alone; `digest` tells that it is still the same.
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ from training_job.mini_reranker.corpus import Corpus
 from training_job.mini_reranker.distil import DistilSettings, distil, encode_all, english_encoder, new_student
 from training_job.mini_reranker.embeddings import initial_embeddings
 from training_job.mini_reranker.groups import Mixture, write_groups
-from training_job.mini_reranker.kinds import digest, validation_kinds
+from training_job.mini_reranker.kinds import KINDS, digest, validation_kinds
 from training_job.mini_reranker.needle import LENGTHS, needle_table, summary
 from training_job.mini_reranker.vocabulary import build_tokenizer, build_vocabulary
 from training_job.mini_reranker.wiring import wire_matching_heads
@@ -66,7 +66,7 @@ class Build:
     lines: int = 90_000
     distillation: DistilSettings = field(default_factory=DistilSettings)
     mixture: Mixture = field(default_factory=Mixture)
-    finetuning: dict[str, str] = field(default_factory=lambda: {"epochs": "1"})
+    finetuning: dict[str, str] = field(default_factory=lambda: {"epochs": "1", "learning_rate": "1e-4"})
     needle_lengths: tuple[int, ...] = LENGTHS
 
     def run(self, last: str | None = None) -> None:
@@ -202,15 +202,15 @@ def _evaluation(build: Build, folder: Path) -> dict[str, Any]:
     """Judge the result, on the validation kinds as they were before the fine-tuning.
 
     Raises:
-        ValueError: a kind has changed since: choices made on it say nothing.
+        JobError: a kind has changed since, or was not kept: choices made on it say nothing.
     """
     from ko_reranker.evaluation.evaluate import EvaluationSettings, evaluate, write_report
 
     frozen = json.loads((build.work / "groups" / _DONE).read_text(encoding="utf-8")).get(_KINDS, {})
     sets = test_sets(build.corpus)
     digests = {name: digest(test_set) for name, test_set in sets.items()}
-    if changed := [name for name, sha256 in frozen.items() if digests[f"{name}-validation"] != sha256]:
-        raise ValueError(f"The validation kinds {', '.join(changed)} are not those of the stage groups: make it again.")
+    if changed := [name for name in KINDS if frozen.get(name) != digests[f"{name}-validation"]]:
+        raise JobError(f"The validation kinds {', '.join(changed)} are not those of the stage groups: make it again.")
     results: dict[str, Any] = {}
     model = build.work / "package/model"
     models = {"bm25-morphemes": "bm25:morphemes", "mini": str(model)}

@@ -68,7 +68,10 @@ def evaluate(
         typer.Option(min=2, help="Documents to rank per query. More make the task harder and the evaluation slower."),
     ] = 50,
     fuse: Annotated[bool, typer.Option("--fuse", help="Add a row a model with both scores, BM25's and the model's.")] = False,
-    fuse_weight: Annotated[float, typer.Option(min=0.0, max=1.0, help="Of BM25 in these rows.")] = 0.5,
+    fuse_weight: Annotated[
+        float | None,
+        typer.Option(min=0.0, max=1.0, help="Of BM25 in these rows, which it adds, too; 0.5 without it.", show_default=False),
+    ] = None,
     max_queries: Annotated[
         int | None, typer.Option(min=2, help="Take only so many queries, spread over the test set, to see something sooner.")
     ] = None,
@@ -130,7 +133,7 @@ def evaluate(
             first_stage=first_stage.value,
             candidates=candidates,
             seed=seed,
-            fuse=fuse_weight if fuse else None,
+            fuse=(0.5 if fuse else None) if fuse_weight is None else fuse_weight,
             max_queries=max_queries,
             engine=EngineOptions(device=device, dtype=dtype, max_length=max_length),
             trust_remote_code=trust_remote_code,

@@ -126,8 +126,8 @@ class RequestQueue:
     """Requests in the order of their arrival, the small ones first. Not thread-safe by itself.
 
     A request is small if it has at most half of the tokens that requests have had lately on average. Such requests are half or
-    more of a mixed load, and no more than half of its work; where all are alike, everybody keeps the order. A load that is
-    not what it was lately can have more of them: so what they overtake by is counted, and once that is more than the next
+    more of a mixed load, and hardly more than half of its work; where all are alike, everybody keeps the order. A load that is
+    not what it was lately can have many more of them: so what they overtake by is counted, and once that is more than the next
     large one's own work, the large ones have their turn, and so they do where one of them would otherwise miss its deadline.
     So small ones never keep a request waiting for more than twice what it and the large ones before it take, however many
     come. By what is left of each, as schedulers for the least mean time go, it would wait for all that are smaller.

@@ -86,6 +86,8 @@ def evaluate(test_set: TestSet, settings: EvaluationSettings) -> tuple[dict[str,
     """
     if NONE in settings.models:
         raise EvaluationError(f"No model may be called {NONE}: that is the row of no reranker.")
+    if settings.fuse is not None and (taken := {f"{name}{FUSED}" for name in settings.models} & settings.models.keys()):
+        raise EvaluationError(f"No model may be called {min(taken)}: that is the row of both scores together.")
     if strange := settings.prompts.keys() - settings.models.keys():
         raise EvaluationError(f"There is a prompt for {min(strange)}, and no model of that name.")
     if settings.max_queries:
