@@ -88,6 +88,7 @@ def main() -> None:
         print_report(found)
         figures[name] = {
             "sha256": digest(test_set),
+            "seed": found["seed"],
             "queries": found["queries"],
             "passages": len(test_set.passages),
             "right_found": found["right_found"],
