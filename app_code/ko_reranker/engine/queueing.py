@@ -182,7 +182,7 @@ class RequestQueue:
             return None
         batch = MicroBatch()
         budget = self._share()
-        large_ones_wait = not all(ticket.small for ticket in self._tickets)
+        large_ones_wait = bool(self._large())
         for ticket in self._in_order(now):
             room = self.most_sequences - batch.sequences
             # The first of a micro-batch goes in whatever its length: nothing is too long to be scored.
@@ -243,12 +243,9 @@ class RequestQueue:
         small = self._is_small(ticket)
         ahead = [other for other in self._in_order(now) if other.small or not small]
         # What the large ones have to catch up on comes before a small one.
-        large = [other for other in self._tickets if not other.small]
-        owed = (
-            min(max(0, self._overtaken - large[0].tokens), sum(other.waiting_tokens for other in large))
-            if small and large
-            else 0
-        )
+        owed = 0
+        if small and (large := self._large()):
+            owed = min(max(0, self._overtaken - large[0].tokens), sum(other.waiting_tokens for other in large))
         wait = self._computing_seconds(now) + self.seconds_of(owed)
         for other in ahead:
             last = float("inf") if other.deadline is None else max(wait, other.deadline - now)
@@ -273,10 +270,14 @@ class RequestQueue:
         return self._mean_tokens + (ticket.waiting_tokens - self._mean_tokens) / min(self._seen + 1, _REMEMBERED_REQUESTS)
 
     def _in_order(self, now: float) -> list[Ticket]:
-        large = [ticket for ticket in self._tickets if not ticket.small]
+        large = self._large()
         large_first = bool(large) and (self._overtaken > large[0].tokens or self._pressed(large, now))
         # Tickets are kept as they came, and sorting is stable.
         return sorted(self._tickets, key=lambda ticket: ticket.small == large_first)
+
+    def _large(self) -> list[Ticket]:
+        """Return the requests that are not small, as they came."""
+        return [ticket for ticket in self._tickets if not ticket.small]
 
     def _pressed(self, large: Sequence[Ticket], now: float) -> bool:
         """Return whether one of some requests is done in time if they are next, and not much later."""
