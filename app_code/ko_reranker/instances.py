@@ -63,7 +63,7 @@ def gpu_of(instance_type: str) -> Gpu | None:
 
 
 # With instructions for bf16 that pay (`processor.paying_bf16`): AMX on Intel's Xeons from the fourth generation on, Sapphire
-# Rapids (7i) and Granite Rapids (8i); AVX512-BF16 on AMD's EPYCs from the fourth on, Genoa (7a) and Turin (8a)
+# Rapids (7i) and Granite Rapids (8i); AMD's AVX512-BF16 on EPYCs from the fourth on, Genoa (7a) and Turin (8a)
 # (aws.amazon.com/ec2/instance-types/m7i, …/m7a and so on).
 _WITH_BF16 = re.compile(r"(ml\.)?[mcr](?:[78]i(-flex)?|7iz|[78]a)\.")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import runpy
 from collections.abc import Callable
+from html import unescape
 from pathlib import Path
 
 import pytest
@@ -27,8 +28,8 @@ from ko_reranker.serving import create_app
 
 AUTO = EngineOptions(device="cpu", workers=1)
 WITH, WITHOUT = (
-    "bf16, which this processor multiplies by AVX512-BF16",
-    "fp32: this processor has neither AMX nor AVX512-BF16",
+    "bf16, which this processor multiplies by AMD's AVX512-BF16",
+    "fp32: this processor has neither AMX nor AMD's AVX512-BF16",
 )
 Give = Callable[[bool], None]
 
@@ -38,23 +39,31 @@ def bf16(monkeypatch: pytest.MonkeyPatch) -> Give:
     """Give the processor instructions for bf16, or take them from it."""
 
     def give(there: bool) -> None:
-        monkeypatch.setattr("ko_reranker.rankers.placing.paying_bf16", lambda: "AVX512-BF16" if there else None)
+        monkeypatch.setattr("ko_reranker.rankers.placing.paying_bf16", lambda: "AMD's AVX512-BF16" if there else None)
 
     return give
 
 
 @pytest.mark.parametrize(
-    ("there", "paying", "at_all"),
+    ("there", "vendor", "paying", "at_all"),
     [
-        ({"amx_bf16": True, "avx512_bf16": True}, "AMX", True),
-        ({"amx_bf16": False, "avx512_bf16": True}, "AVX512-BF16", True),
-        ({"sve_bf16": True}, None, True),
-        ({"avx512_f": True}, None, False),
+        ({"amx_bf16": True, "avx512_bf16": True}, "GenuineIntel", "AMX", True),
+        ({"amx_bf16": False, "avx512_bf16": True}, "AuthenticAMD", "AMD's AVX512-BF16", True),
+        # There a product in bf16 takes twice as long as in fp32.
+        ({"amx_bf16": False, "avx512_bf16": True}, "GenuineIntel", None, False),
+        ({"amx_bf16": False, "avx512_bf16": True}, "", None, False),
+        ({"bf16": True, "sve_bf16": True}, "", None, True),
+        ({"avx512_f": True}, "AuthenticAMD", None, False),
     ],
-    ids=["amx", "avx512", "graviton", "none"],
+    ids=["amx", "amd", "intel-without-amx", "unnamed", "graviton", "none"],
 )
-def test_a_processor_tells_how_it_multiplies_bf16(monkeypatch: pytest.MonkeyPatch, there, paying, at_all) -> None:
+def test_a_processor_tells_how_it_multiplies_bf16(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, there, vendor, paying, at_all
+) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: there)
+    told = Path.read_text
+    cpu = f"processor\t: 0\nvendor_id\t: {vendor}\n" if vendor else "processor\t: 0\nCPU implementer\t: 0x41\n"
+    monkeypatch.setattr(Path, "read_text", lambda self, **how: cpu if self == Path("/proc/cpuinfo") else told(self, **how))
     # It asks once a process: a module of its own has not asked yet.
     fresh = runpy.run_path(processor.__file__)
     assert (fresh["paying_bf16"](), fresh["multiplies_bf16"]()) == (paying, at_all)
@@ -125,7 +134,7 @@ def test_a_report_says_what_each_model_was_computed_in(bf16: Give, tmp_path: Pat
     report, _, _ = evaluate(read_test_set([tmp_path / "dev.jsonl"]), settings)
     said = f"bfloat16 ({WITH})"
     assert report["precisions"] == {"candidate": said, "candidate+bm25": said}
-    assert f"computed in {said}" in render_report(report)
+    assert f"computed in {said}" in unescape(render_report(report))
 
 
 @pytest.mark.parametrize(

@@ -246,7 +246,7 @@ def precision_on(device: torch.device, wanted: str) -> tuple[str, str | None]:
     if wanted == "fp16" and device.type == "cpu":
         return "fp32", "precision fp16 needs a GPU: training in fp32."
     if wanted == "bf16" and device.type == "cpu" and not multiplies_bf16():
-        return "fp32", "This CPU has no bf16 instructions, and without them bf16 is slower than fp32: training in fp32."
+        return "fp32", "This CPU has no instructions for bf16 that are as fast as those for fp32: training in fp32."
     if wanted == "bf16" and device.type == "cuda" and torch.cuda.get_device_capability(device) < AMPERE:
         raise JobError(
             f"{torch.cuda.get_device_name(device)} has no bf16: set precision to fp16, or take a newer GPU (g5, p4)."

@@ -117,8 +117,8 @@ def serve(
         typer.Option(
             envvar="KO_RERANKER_DTYPE",
             help="Precision of the model. auto is half precision on a GPU, bf16 for a cross-encoder on a CPU with AMX "
-            "or AVX512-BF16, else fp32; the log says which, and why. Take fp32 to compare scores exactly, int8 on a CPU for "
-            "about twice the speed of that at almost, but not exactly, the same ranking.",
+            "or AMD's AVX512-BF16, else fp32; the log says which, and why. Take fp32 to compare scores exactly, int8 on a "
+            "CPU for about twice the speed of that at almost, but not exactly, the same ranking.",
         ),
     ] = "auto",
     max_length: Annotated[

@@ -14,9 +14,9 @@ class EngineOptions:
     Attributes:
         device: ``auto`` takes a GPU when there is one, and refuses one that it can't use; else ``cpu``, ``cuda`` or ``cuda:1``.
         dtype: ``auto`` is on a GPU bf16, or fp16 where bf16 is not native; on a CPU fp32, but bf16 where the CPU has
-            instructions for it that pay (AMX, AVX512-BF16) and the model is a cross-encoder that is computed without padding:
-            nothing else was measured to gain. ``int8``, on a CPU, is about twice as fast as fp32 and
-            ranks almost, but not exactly, alike.
+            instructions for it that pay (AMX, AMD's AVX512-BF16) and the model is a cross-encoder that is computed without
+            padding: nothing else was measured to gain. ``int8``, on a CPU, is about twice as fast as fp32 and ranks almost, but
+            not exactly, alike.
         max_length: tokens per sequence; None takes what the model was trained with (`reranker.json`), else the family's own.
         batch_tokens: tokens in one forward pass; None takes 1,024 on a CPU and 16,384 on a GPU.
         workers: threads that compute at once; None takes one a CPU core, at most 8, and one on a GPU.
