@@ -271,6 +271,7 @@ async def _siege(server: Server) -> dict[str, Any]:
     return {
         "requests": len(outcome.latencies),
         "answered": outcome.statuses[200],
+        "greedy_answered": outcome.greedy[200],
         "p50": round(float(np.percentile(outcome.latencies, 50)), 3),
         "p95": round(float(np.percentile(outcome.latencies, 95)), 3),
         "longest": round(max(outcome.latencies), 3),
