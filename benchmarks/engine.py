@@ -4,16 +4,16 @@
     python -m benchmarks.engine --shape small --cores 1 --rounds 1 --precision bf16
     make bench-engine DEVICE=cuda            on a GPU: see `engine_cuda`
 
-Three contests, one after the other: fp32, bf16 and int8. bf16 is left out where the CPU has no instructions for it. In fp32
-everybody computes in just that; in bf16 and int8 OpenVINO takes what it takes by itself beside it, as ours does.
+Three contests, one after the other: fp32, bf16 and int8. bf16 is left out where the CPU multiplies it more slowly than fp32,
+unless it is asked for by name. In fp32 everybody computes in just that; in bf16 and int8 OpenVINO takes what it takes by itself
+beside it, as ours does.
 
 Every scorer is a process of its own, pinned to the same cores. First each peer's batch sizes are tried on half of a request,
-from small to large until it gets clearly slower, and the best two on another; a peer that is clearly slower than another one
-at its best leaves then, with what it holds of the memory. The others are called in turn, one request after the other, and only
-the calls are timed. On one core the clock is processor time, which other tenants of the machine don't slow down; on more it is
-the wall's, which waiting threads don't inflate. A ratio is the median over the requests of a peer's seconds by ours. Of
-FlagEmbedding only the default is measured, since it computes its first batch twice whatever the size, on the first two
-requests, and of the small model: of base a request takes it two minutes and 10 GB, more than all others together.
+from small to large until it gets clearly slower, and the best two on another; then all are called in turn, one request after
+the other, and only the calls are timed. On one core the clock is processor time, which other tenants of the machine don't slow
+down; on more it is the wall's, which waiting threads don't inflate. A ratio is the median over the requests of a peer's seconds
+by ours. Of FlagEmbedding only the default is measured, since it computes its first batch twice whatever the size, on the first
+two requests, and of the small model: of base a request takes it two minutes and 10 GB, more than all others together.
 
 The small model with three requests in fp32 and int8 takes 6 minutes on a core of a busy machine, exports included, and 10 GB;
 base with four took 21 while FlagEmbedding was among its peers. Its first export takes 11 GB.
@@ -121,8 +121,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--precision",
         choices=PRECISIONS,
         nargs="+",
-        default=list(PRECISIONS),
-        help="contests; bf16 is left out where the CPU has no instructions for it",
+        help="contests (default: all, but bf16 only where the CPU does not multiply it more slowly than fp32)",
     )
     arguments = parser.parse_args(argv)
     if arguments.device == "cuda":
@@ -133,11 +132,11 @@ def main(argv: Sequence[str] | None = None) -> None:
 
         engine_cuda.main()
         return
-    precisions = [precision for precision in PRECISIONS if precision in arguments.precision]
-    if "bf16" in precisions and not multiplies_bf16():
-        print_("bf16 is left out: this CPU has no instructions for it.")
+    precisions = [precision for precision in PRECISIONS if precision in (arguments.precision or PRECISIONS)]
+    if arguments.precision is None and not multiplies_bf16():
+        print_("bf16 is left out: this CPU multiplies it more slowly than fp32. --precision bf16 measures by how much.")
         precisions.remove("bf16")
-    for shape in arguments.shape if precisions else ():
+    for shape in arguments.shape:
         for cores in arguments.cores:
             try:
                 measurement, versions = measure(SHAPES[shape], cores, arguments.rounds, precisions)
@@ -234,28 +233,20 @@ def _contest(
             return stack.enter_context(ScorerProcess(environment, cores, scorer, folder=folder, **more))
 
         ours = Row(_label("ko-reranker", dtype), start("ours", "ko-reranker"))
-        versions, sweeps, best_rates, defaults, at_best = {}, {}, {}, [], []
-        for scorer, environment in peers.items():
-            if scorer in ONLY_SMALL and shape.name != "small":
-                continue
-            process = start(environment, scorer)
-            versions |= _versions(process)
-            name = _label(scorer, dtype)
-            if scorer in DEFAULTS[dtype]:
-                defaults.append(Row(f"{name}, default", process, rounds=FEWER_ROUNDS.get(scorer)))
-            if scorer == "flagembedding":
+        processes = [
+            start(environment, name) for name, environment in peers.items() if shape.name == "small" or name not in ONLY_SMALL
+        ]
+        versions = {name: v for process in processes for name, v in _versions(process).items()} | ours.scorer.versions
+
+        rows, sweeps = [], {}
+        for process in processes:
+            name = _label(process.name, dtype)
+            if process.name in DEFAULTS[dtype]:
+                rows.append(Row(f"{name}, default", process, rounds=FEWER_ROUNDS.get(process.name)))
+            if process.name == "flagembedding":
                 continue
             best, sweeps[name] = _best_batch(process, BATCHES[dtype], tuning, cores)
-            row = Row(f"{name}, batch {best}", process, best)
-            at_best.append(row)
-            best_rates[row.name] = max(sweeps[name].values())
-            slow = [row for row in at_best if best_rates[row.name] < CLEARLY_SLOWER * max(best_rates.values())]
-            at_best = [row for row in at_best if row not in slow]
-            for row in slow:
-                if row.scorer.name not in DEFAULTS[dtype]:
-                    row.scorer.close()
-        rows = [*defaults, *at_best]
-        versions |= ours.scorer.versions
+            rows.append(Row(f"{name}, batch {best}", process, best))
         rates = _rounds([ours, *rows], dtype, shape, timed, cores)
         padding_share, tokenisation = ours.scorer.call("padding_share").value, {}
         if dtype == "fp32":

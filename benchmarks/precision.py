@@ -26,7 +26,6 @@ from benchmarks.evaluation import CANDIDATES, tydi_held_out
 from ko_reranker.evaluation.comparison import NONE, Row, compare
 from ko_reranker.evaluation.evaluate import EvaluationSettings, evaluate
 from ko_reranker.evaluation.questions import TestSet, read_test_set
-from ko_reranker.processor import multiplies_bf16
 from ko_reranker.rankers import EngineOptions
 
 print_ = Console(width=120).print
@@ -54,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 def measure(test_set: TestSet, model: str, queries: int | None) -> dict[str, Any]:
     """Return the figures of each precision on a test set."""
     rows: dict[str, Row] = {}
-    for dtype in ("fp32", *(["bf16"] if multiplies_bf16() else []), "int8"):
+    for dtype in ("fp32", "bf16", "int8"):
         settings = EvaluationSettings(
             {dtype: model}, candidates=CANDIDATES, max_queries=queries, engine=EngineOptions(dtype=dtype)
         )

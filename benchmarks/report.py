@@ -35,7 +35,7 @@ def _model() -> str:
 def _cpuinfo(name: str) -> str:
     """Return what Linux says of the first CPU, nothing where it isn't Linux."""
     cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines() if cpuinfo.exists() else []
     return next((line.partition(":")[2].strip() for line in lines if line.startswith(name)), "")
 
 

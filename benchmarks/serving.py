@@ -321,6 +321,7 @@ def _print(figures: dict[str, Any], ratios: dict[str, float]) -> None:
         print_(f"{name:28}{value:.3g}")
     siege = figures["siege"]
     print_(f"under siege: {siege['answered']} of {siege['requests']} answered, p50 {siege['p50']:.2f}, p95 {siege['p95']:.2f}")
+    print_(f"greedy ones answered: {siege['greedy_answered']}")
     print_(f"{'largest score difference':28}{figures['max_score_difference']:.1e}")
 
 

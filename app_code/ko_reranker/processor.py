@@ -35,10 +35,10 @@ def usable_cores() -> int:
 
 
 def multiplies_bf16() -> bool:
-    """Return whether the CPU has instructions for bf16 that are not slower than those for fp32.
+    """Return whether the CPU has instructions for bf16 that are not known to be slower than those for fp32.
 
-    Intel's AVX512-BF16 is: without AMX beside it, a product in bf16 runs at .53 of fp32's rate (oneDNN of PyTorch 2.13, Emerald
-    Rapids behind a hypervisor that hides AMX).
+    Arm's have not been run. Intel's AVX512-BF16 is slower: without AMX beside it, a product in bf16 runs at .53 of fp32's rate
+    (oneDNN of PyTorch 2.13, Emerald Rapids behind a hypervisor that hides AMX).
     """
     return paying_bf16() is not None or any(there for name, there in _instructions().items() if name in _ARM_BF16)
 
@@ -68,5 +68,8 @@ def _instructions() -> Mapping[str, Any]:
 @functools.cache
 def _made_by() -> str:
     """Return the maker's name as the first x86 CPU spells it, nothing where Linux doesn't tell."""
-    lines = _CPU_INFO.read_text(encoding="utf-8").splitlines() if _CPU_INFO.exists() else []
+    try:
+        lines = _CPU_INFO.read_text(encoding="utf-8", errors="replace").splitlines()  # a model's name can be any bytes
+    except OSError:
+        return ""
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("vendor_id")), "")

@@ -29,7 +29,7 @@ from ko_reranker.serving import create_app
 AUTO = EngineOptions(device="cpu", workers=1)
 WITH, WITHOUT = (
     "bf16, which this processor multiplies by AMD's AVX512-BF16",
-    "fp32: this processor has neither AMX nor AMD's AVX512-BF16",
+    "fp32: this processor has no instructions for bf16 that were measured to pay (AMX, AMD's AVX512-BF16)",
 )
 Give = Callable[[bool], None]
 

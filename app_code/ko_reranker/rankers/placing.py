@@ -120,7 +120,7 @@ def _arithmetic(name: Dtype, device: torch.device, *, bf16_pays: bool) -> tuple[
         return torch.float32, "fp32: on a CPU, nothing else was measured to pay for models of this kind"
     if instructions := paying_bf16():
         return torch.bfloat16, f"bf16, which this processor multiplies by {instructions}"
-    return torch.float32, "fp32: this processor has neither AMX nor AMD's AVX512-BF16"
+    return torch.float32, "fp32: this processor has no instructions for bf16 that were measured to pay (AMX, AMD's AVX512-BF16)"
 
 
 def _device(options: EngineOptions) -> torch.device:
