@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,7 +26,7 @@ from training_job.mini_reranker import asked, distil, stages
 from training_job.mini_reranker.__main__ import main
 from training_job.mini_reranker.corpus import Corpus, normalised, side_of
 from training_job.mini_reranker.distil import DistilSettings
-from training_job.mini_reranker.groups import Mixture
+from training_job.mini_reranker.groups import Mixture, write_groups
 from training_job.mini_reranker.kinds import KINDS
 from training_job.mini_reranker.stages import Build
 from training_job.mini_reranker.texts import told_sentences
@@ -95,6 +97,8 @@ def small(data, english, tmp_path_factory) -> Build:
         ),
         mixture=Mixture(counts={"tydi": None, "kobest": None, "told": 10, "headings": 10, "stated": 5, "mixed": 5}),
         finetuning={"epochs": "0.2", "batch_queries": "4", "dev_queries": "4"},
+        second_mixture=Mixture(counts={"tydi": None, "told": 10}, seed=1),
+        second_finetuning={"epochs": "0.5", "batch_queries": "4", "dev_queries": "4", "learning_rate": "1e-3"},
         needle_lengths=(300,),
     )
     build.run("groups")
@@ -122,6 +126,37 @@ def test_the_build_makes_a_reranker_and_goes_on_where_it_stopped(small, capfd, m
     assert np.isfinite(scores).all()
     settings = json.loads((small.work / "package/packed/reranker.json").read_text())
     assert settings["base_model"] == "sentence-transformers/all-MiniLM-L6-v2"
+
+    second = small.work / "second_finetuning"
+    weights = [load_file(second / name / "model/model.safetensors") for name in ("member-0", "member-1", ".")]
+    for name, mean in weights[2].items():
+        assert torch.allclose(mean, (weights[0][name] + weights[1][name]) / 2, atol=1e-6)
+    assert any(not torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    shares = [set((small.work / f"second_groups/member-{member}/train.jsonl").read_text().splitlines()) for member in (0, 1)]
+    assert shares[0] and shares[1] and not shares[0] & shares[1]
+
+
+class _ByLength:
+    """Takes the longest passage for the most relevant."""
+
+    def score(self, query: str, documents: Sequence[str]) -> list[float]:
+        return [float(len(document)) for document in documents]
+
+
+def test_negatives_of_the_second_round_are_those_that_the_model_takes_most_for_right(native, tmp_path) -> None:
+    counts = write_groups(native, Mixture({"tydi": None, "altered": None}), tmp_path, _ByLength())
+    assert counts["train"] == counts["tydi"] + counts["altered"]
+    own = {(record.query, record.positives): record.negatives for record in asked.KINDS["altered"](native)}
+    chosen = 0
+    for record in read_record_file(tmp_path / "train.jsonl"):
+        if brought := own.get((record.query, record.positives)):  # the hardest
+            assert record.negatives[: len(brought)] == brought
+            continue
+        lengths = list(map(len, record.negatives))
+        assert 0 < len(lengths) <= 10
+        assert lengths[:6] == sorted(lengths, reverse=True)[:6]
+        chosen += 1
+    assert chosen == counts["tydi"]
 
 
 NATIVE = (
@@ -170,6 +205,13 @@ def test_kinds_ask_as_they_say(native) -> None:
         right = record.positives[0].split()
         for wrong in record.negatives:
             assert wrong != record.positives[0] and len(wrong.split()) == len(right)
+    for record in made["altered"]:
+        right = record.positives[0]
+        numbers = set(re.findall(r"\d+", record.query)) & set(re.findall(r"\d+", right))
+        assert numbers and len(set(record.negatives)) == len(record.negatives) >= 4
+        for wrong in record.negatives:
+            assert wrong != right and re.sub(r"\d", "#", wrong) == re.sub(r"\d", "#", right)
+            assert not numbers <= set(re.findall(r"\d+", wrong))
     for record in made["reports"]:
         assert "도읍" in record.positives[0] and "940만" not in record.query
         assert len(record.positives[0]) < 1_500

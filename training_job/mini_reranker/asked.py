@@ -10,6 +10,8 @@ titles   what the first sentence of a passage is about
 terms    the words of a passage that the fewest others have, without their particles
 typed    a native question with a fault: words written together, a consonant doubled, a syllable in Latin keys, NFD
 swapped  a native question; six more passages differ from the right one in one number, date or name of another passage
+altered  a sentence that names a number, or the passage's subject beside the number; six more passages have there another
+         number: one digit changed, two exchanged, or up to three more or less
 reports  a native question; every passage is a piece of a circular: items, a table, disclaimers, and sentences with the answer
 mixed    a heading of documentation in one language, its section in the other or line by line in both
 ======== ==================================================================================================================
@@ -26,6 +28,7 @@ import random
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain, zip_longest
 from unicodedata import normalize
 
 from ko_reranker.data.records import TrainingRecord
@@ -40,6 +43,7 @@ _STATED = (15, 120)  # characters
 _MASKED = (12, 80)
 _TERMS = (2, 4)  # words
 _SWAPPED = 6  # passages that differ in one word
+_NEAR = 3  # what a number is more or less than the altered one
 _REPORT = (380, 520)  # characters: what fits into one chunk
 _FIRST_SYLLABLE, _VOWELS, _FINALS = ord("가"), 21, 28
 # The Latin keys of the letters of a syllable on the Korean keyboard.
@@ -137,6 +141,27 @@ def swapped(corpus: Corpus) -> Iterator[TrainingRecord]:
         yield TrainingRecord(record.query, (passage,), tuple(dict.fromkeys(altered)))
 
 
+def altered(corpus: Corpus) -> Iterator[TrainingRecord]:
+    for passage in _passages(corpus):
+        draw = _drawing("altered", passage)
+        named = [
+            (sentence, number) for sentence in sentences_of(passage) for number in _NUMBER.findall(sentence) if len(number) > 1
+        ]
+        if not named or len(passage) < _STATED[1]:
+            continue
+        sentence, number = draw.choice(named)
+        subject, words = _SUBJECT.match(passage), sentence.split()
+        if subject and draw.random() < 0.5:
+            with_it = next((word for word in words if number in _NUMBER.findall(word)), number)
+            query = f"{subject['subject'].strip()} {with_it}"
+        else:  # as one types what one remembers of it
+            place = next((place for place, word in enumerate(words) if number in _NUMBER.findall(word)), 0)
+            query = " ".join(words[: max(place + 2, len(words) // 2)])
+        others = _other_numbers(number, draw)
+        copies = [re.sub(rf"(?<!\d){number}(?!\d)", other, passage) for other in others]
+        yield TrainingRecord(query, (passage,), tuple(copies))
+
+
 def reports(corpus: Corpus) -> Iterator[TrainingRecord]:
     """A question and the piece of a circular that has the sentences around its answer."""
     lines = [korean for _, korean in corpus.aligned]
@@ -169,6 +194,7 @@ KINDS: dict[str, Callable[[Corpus], Iterable[TrainingRecord]]] = {
     "terms": terms,
     "typed": typed,
     "swapped": swapped,
+    "altered": altered,
     "reports": reports,
     "mixed": mixed,
 }
@@ -185,6 +211,17 @@ def _drawing(kind: str, text: str) -> random.Random:
 
 def _stem(word: str) -> str:
     return _PARTICLE.sub("", word.strip(".,()[]{}'\"‘’“”·:;!?~<>《》〈〉「」『』"))
+
+
+def _other_numbers(number: str, draw: random.Random) -> list[str]:
+    """Return numbers of as many digits that are easily taken for another one, of at least two digits."""
+    near = [str(int(number) + step) for step in range(-_NEAR, _NEAR + 1)]
+    digits = [number[:place] + digit + number[place + 1 :] for place in range(len(number)) for digit in "0123456789"]
+    exchanged = [number[:place] + number[place + 1] + number[place] + number[place + 2 :] for place in range(len(number) - 1)]
+    found = [draw.sample(ways, min(len(ways), _SWAPPED)) for ways in (near, digits, exchanged)]
+    ways = dict.fromkeys(other for other in chain.from_iterable(zip_longest(*found)) if other)
+    alike = [other for other in ways if len(other) == len(number) and other != number and (other[0] != "0" or number[0] == "0")]
+    return alike[:_SWAPPED]
 
 
 def _around(sentences: Sequence[str], answer: str, draw: random.Random) -> list[str]:

@@ -5,15 +5,16 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 from tokenizers import Tokenizer
 from transformers import BertForSequenceClassification, BertModel, PreTrainedTokenizerFast
 
@@ -29,7 +30,7 @@ from training_job.launch import run_training
 from training_job.mini_reranker.corpus import Corpus
 from training_job.mini_reranker.distil import DistilSettings, distil, encode_all, english_encoder, new_student
 from training_job.mini_reranker.embeddings import initial_embeddings
-from training_job.mini_reranker.groups import Mixture, write_groups
+from training_job.mini_reranker.groups import FIRST_ROUND, SECOND_ROUND, Mixture, write_groups
 from training_job.mini_reranker.kinds import KINDS, digest, validation_kinds
 from training_job.mini_reranker.needle import LENGTHS, needle_table, summary
 from training_job.mini_reranker.vocabulary import build_tokenizer, build_vocabulary
@@ -54,8 +55,11 @@ class Build:
         pieces: the vocabulary's size.
         lines: aligned lines that vocabulary and alignment read.
         distillation: how the student is taught.
-        mixture: the records of the fine-tuning.
-        finetuning: hyperparameters of the trainer that are not the recipe's.
+        mixture: the records of the first round of fine-tuning.
+        finetuning: its hyperparameters that are not the recipe's.
+        second_mixture: the records of the second round, whose negatives the model of the first chooses.
+        second_finetuning: hyperparameters of the second round.
+        members: models of the second round, of a seed and a share of the records each, whose weights are averaged.
         needle_lengths: of the needle test's documents, in characters.
     """
 
@@ -65,8 +69,13 @@ class Build:
     pieces: int = 28_000
     lines: int = 90_000
     distillation: DistilSettings = field(default_factory=DistilSettings)
-    mixture: Mixture = field(default_factory=Mixture)
-    finetuning: dict[str, str] = field(default_factory=lambda: {"epochs": "1", "learning_rate": "1e-4"})
+    mixture: Mixture = FIRST_ROUND
+    finetuning: Mapping[str, str] = field(default_factory=lambda: {"epochs": "1", "learning_rate": "1e-4"})
+    second_mixture: Mixture = SECOND_ROUND
+    second_finetuning: Mapping[str, str] = field(
+        default_factory=lambda: {"epochs": "1", "learning_rate": "5e-5", "group_size": "8"}
+    )
+    members: int = 2
     needle_lengths: tuple[int, ...] = LENGTHS
 
     def run(self, last: str | None = None) -> None:
@@ -167,6 +176,50 @@ def _groups(build: Build, folder: Path) -> dict[str, Any]:
 
 
 def _finetuning(build: Build, folder: Path) -> dict[str, Any]:
+    return _fine_tune(folder, build.work / "classifier/model", build.work / "groups", build.finetuning)
+
+
+def _second_groups(build: Build, folder: Path) -> dict[str, Any]:
+    """Make records for the second round: other draws, and negatives that the model of the first takes most for right."""
+    ranker = load_ranker(build.work / "finetuning/model")
+    counts = write_groups(build.corpus, build.second_mixture, folder, ranker)
+    ranker.close()
+    records = (folder / "train.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+    random.Random(build.second_mixture.seed).shuffle(records)  # noqa: S311  a seeded draw, no secret
+    for member in range(build.members):
+        share = folder / f"member-{member}"
+        share.mkdir(exist_ok=True)
+        (share / "train.jsonl").write_text("".join(records[member :: build.members]), encoding="utf-8")
+        shutil.copyfile(folder / "dev.jsonl", share / "dev.jsonl")
+    return counts
+
+
+def _second_finetuning(build: Build, folder: Path) -> dict[str, Any]:
+    """Fine-tune each member on its share from the model of the first round, and average their weights."""
+    members = [folder / f"member-{member}" for member in range(build.members)]
+    results = {}
+    for seed, member in enumerate(members):
+        settings = {"seed": str(seed), **build.second_finetuning}
+        if not (member / "model" / "run_card.json").is_file():
+            results[member.name] = _fine_tune(
+                member, build.work / "finetuning/model", build.work / "second_groups" / member.name, settings
+            )
+    shutil.copytree(members[0] / "model", folder / "model", dirs_exist_ok=True)
+    average([member / "model" for member in members], folder / "model")
+    return results
+
+
+def average(models: Sequence[Path], into: Path) -> None:
+    """Write the mean of some models' weights (Wortsman et al. 2022, Model soups) into a folder that has the other files.
+
+    The models have started from the same weights: else their mean is no model.
+    """
+    weights = [load_file(model / "model.safetensors") for model in models]
+    mean = {name: np.mean([each[name] for each in weights], axis=0, dtype=np.float32) for name in weights[0]}
+    save_file(mean, into / "model.safetensors", metadata={"format": "pt"})
+
+
+def _fine_tune(folder: Path, base: Path, groups: Path, settings: Mapping[str, str]) -> dict[str, Any]:
     """Run the project's trainer as a training job does, on a CPU with one worker a core.
 
     Threads that wait for each other spin, which on a machine that does something else besides costs more than it computes.
@@ -174,13 +227,12 @@ def _finetuning(build: Build, folder: Path) -> dict[str, Any]:
     folders = TrainingFolders(folder.resolve())
     for place in (folders.config, folders.dataset):
         place.mkdir(parents=True, exist_ok=True)
-    base = build.work / "classifier/model"
-    hyperparameters = {"recipe": RECIPE, "base_model": str(base.resolve()), **build.finetuning}
+    hyperparameters = {"recipe": RECIPE, "base_model": str(base.resolve()), **settings}
     (folders.config / "hyperparameters.json").write_text(json.dumps(hyperparameters), encoding="utf-8")
     for name in ("train.jsonl", "dev.jsonl"):
         target = folders.dataset / name
         target.unlink(missing_ok=True)
-        os.link(build.work / "groups" / name, target)
+        os.link(groups / name, target)
     if run_training(folders, workers=1 if torch.cuda.is_available() else min(usable_cores(), _MOST_WORKERS)):
         raise JobError("Fine-tuning stopped: see above. The same command goes on from its checkpoint.")
     card = json.loads((folders.model / "run_card.json").read_text(encoding="utf-8"))
@@ -188,7 +240,7 @@ def _finetuning(build: Build, folder: Path) -> dict[str, Any]:
 
 
 def _package(build: Build, folder: Path) -> dict[str, Any]:
-    size = pack(build.work / "finetuning/model", folder / "packed")
+    size = pack(build.work / "second_finetuning/model", folder / "packed")
     # Where the base lay on the machine of the build is nobody's business.
     settings = folder / "packed" / SETTINGS_FILE
     told = json.loads(settings.read_text(encoding="utf-8")) | {"base_model": ENGLISH_MODEL}
@@ -287,6 +339,8 @@ STAGES: dict[str, Callable[[Build, Path], dict[str, Any]]] = {
     "classifier": _classifier,
     "groups": _groups,
     "finetuning": _finetuning,
+    "second_groups": _second_groups,
+    "second_finetuning": _second_finetuning,
     "package": _package,
     "evaluation": _evaluation,
 }
