@@ -215,7 +215,7 @@ def average(models: Sequence[Path], into: Path) -> None:
     The models have started from the same weights: else their mean is no model.
     """
     weights = [load_file(model / "model.safetensors") for model in models]
-    mean = {name: np.mean([each[name] for each in weights], axis=0, dtype=np.float32) for name in weights[0]}
+    mean = {name: np.stack([each[name] for each in weights]).mean(axis=0) for name in weights[0]}
     save_file(mean, into / "model.safetensors", metadata={"format": "pt"})
 
 
