@@ -37,6 +37,12 @@ class Listening:
     def connections(self) -> int:
         return len(self.server.server_state.connections)
 
+    @property
+    def whole_requests(self) -> int:
+        """How many connections wait for the server: it has read all of their request."""
+        cycles = [connection.cycle for connection in list(self.server.server_state.connections)]
+        return sum(cycle is not None and not cycle.more_body for cycle in cycles)
+
 
 @contextmanager
 def listening(

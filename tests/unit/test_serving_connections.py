@@ -269,6 +269,8 @@ def test_when_everybody_waits_for_the_server_who_comes_next_waits_outside():
         first = [callers.submit(ask, server.port, {"query": "문 앞", "documents": ["문서"]}) for _ in range(2)]
         assert ranker.entered.acquire(timeout=30)
         wait_for(lambda: server.connections == 2, "a full house")
+        # Whoever still sends is shown out to make room.
+        wait_for(lambda: server.whole_requests == 2, "requests that are read to their end")
         third = callers.submit(ask, server.port)
         time.sleep(0.5)
         assert not third.done()
