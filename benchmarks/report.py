@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from ko_reranker.processor import cpu_info
+
 RESULTS = Path(__file__).parent / "results"
 # The CPU's flags, widest first, and what they are called.
 WIDEST = (("amx_bf16", "AMX"), ("avx512_bf16", "AVX512-BF16"), ("avx512f", "AVX512"))
@@ -24,19 +26,12 @@ def machine() -> str:
 
 def processor() -> str:
     """Return the processor's family: its model's name, and the widest unit that it multiplies with."""
-    flags = _cpuinfo("flags").split()
+    flags = cpu_info("flags").split()
     return ", ".join([_model(), *[name for flag, name in WIDEST if flag in flags][:1]])
 
 
 def _model() -> str:
-    return _cpuinfo("model name") or platform.processor() or platform.machine()
-
-
-def _cpuinfo(name: str) -> str:
-    """Return what Linux says of the first CPU, nothing where it isn't Linux."""
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines() if cpuinfo.exists() else []
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith(name)), "")
+    return cpu_info("model name") or platform.processor() or platform.machine()
 
 
 def read(name: str) -> dict[str, Any]:

@@ -15,7 +15,7 @@ _CACHES = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "256", "LRU_CACHE_CAPACITY": "256"
 
 # What PyTorch calls Arm's instructions for bf16.
 _ARM_BF16 = ("bf16", "sve_bf16")
-_AMD = "AuthenticAMD"  # vendor_id
+_AMD = "AuthenticAMD"
 _CPU_INFO = Path("/proc/cpuinfo")
 
 
@@ -55,7 +55,7 @@ def paying_bf16() -> str | None:
     """
     if multiplies_bf16_in_tiles():
         return "AMX"
-    return "AMD's AVX512-BF16" if _instructions().get("avx512_bf16") and _made_by() == _AMD else None
+    return "AMD's AVX512-BF16" if _instructions().get("avx512_bf16") and cpu_info("vendor_id") == _AMD else None
 
 
 @functools.cache
@@ -66,10 +66,10 @@ def _instructions() -> Mapping[str, Any]:
 
 
 @functools.cache
-def _made_by() -> str:
-    """Return the maker's name as the first x86 CPU spells it, nothing where Linux doesn't tell."""
+def cpu_info(name: str) -> str:
+    """Return what Linux says of the first CPU in a line of /proc/cpuinfo, nothing where it doesn't tell."""
     try:
         lines = _CPU_INFO.read_text(encoding="utf-8", errors="replace").splitlines()  # a model's name can be any bytes
     except OSError:
         return ""
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("vendor_id")), "")
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith(name)), "")
